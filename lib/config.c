@@ -1,0 +1,739 @@
+#include "lib/config.h"
+
+#include "lib/config_keys.h"
+#include "lib/config_value.h"
+#include "lib/util.h"
+#include <errno.h>
+#include <limits.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <yaml.h>
+
+#define CONFIG_FILE_MAX ((size_t)1 << 20)
+
+enum key_id {
+#define X(id, path, type, field, lowest, highest, choices, def) KEY_##id,
+    CONFIG_KEYS(X)
+#undef X
+        KEY_COUNT
+};
+
+struct key {
+    const char *path;
+    enum config_type type;
+    size_t offset; /* in struct config */
+    uint64_t lowest, highest;
+    const char *choices;
+    const char *def;
+};
+
+static const struct key keys[KEY_COUNT] = {
+#define X(id, path, type, field, lowest, highest, choices, def)                                                        \
+    {path, CONFIG_TYPE_##type, offsetof(struct config, field), lowest, highest, choices, def},
+    CONFIG_KEYS(X)
+#undef X
+};
+
+/* LISTEN stores through the host's offset. */
+_Static_assert(offsetof(struct config, http) == offsetof(struct config, http.host), "http begins with host");
+
+struct loader {
+    yaml_parser_t parser;
+    struct config *c;
+    struct err *e;
+    const char *file;          /* as the user wrote it; NULL: no file */
+    const char *text;          /* the file's contents while they are parsed, text_len bytes */
+    size_t text_len;
+    char *base;                /* absolute folder that relative paths are completed with */
+    int line[KEY_COUNT];       /* where a key was given; 0: nowhere */
+    int section[KEY_COUNT];    /* where a section was given, at the index of the first key in it */
+    int node_line[CONFIG_NODES_MAX];
+};
+
+/* ---- messages ------------------------------------------------------------------------------------------------------------ */
+
+/* Puts FILE:LINE (or "command line") before the message in l->e and returns ERR_CONFIG, or the code if memory ran out. */
+static int at_line(struct loader *l, int line, int rc)
+{
+    if (l->file)
+        err_wrap(l->e, "%s:%d", l->file, line > 0 ? line : 1);
+    else
+        err_wrap(l->e, "command line");
+    return rc;
+}
+
+static int at_key(struct loader *l, enum key_id id, int rc)
+{
+    err_wrap(l->e, "%s", keys[id].path);
+    return at_line(l, l->line[id], rc);
+}
+
+/* ---- values -------------------------------------------------------------------------------------------------------------- */
+
+/* base + text → absolute, without "//", "/./" and a slash at the end. ".." stays: only the kernel knows where a symbolic link leads. */
+static int absolute_path(const char *base, const char *text, char **out, struct err *e)
+{
+    if (!*text)
+        return err_set(e, ERR_CONFIG, "an empty path");
+    if (*text == '~')
+        return err_set(e, ERR_CONFIG, "\"%.64s\": '~' is not expanded; write the whole path", text);
+    for (const char *p = text; *p; p++)
+        if ((unsigned char)*p < 0x20 || *p == 0x7f)
+            return err_set(e, ERR_CONFIG, "a path with a control character in it");
+    size_t size = strlen(base) + strlen(text) + 3;
+    if (size > PATH_MAX)
+        return err_set(e, ERR_CONFIG, "\"%.64s…\" is longer than %d bytes, the limit for a path", text, PATH_MAX);
+    _cleanup_free_ char *in = malloc(size);
+    char *path = malloc(size);
+    if (!in || !path) {
+        free(path);
+        return err_errno(e, ENOMEM, "configuration");
+    }
+    stpcpy(stpcpy(stpcpy(in, *text == '/' ? "" : base), "/"), text);
+    size_t n = 0;
+    for (const char *p = in; *p;) {
+        p += strspn(p, "/");
+        size_t part = strcspn(p, "/");
+        if (part && !(part == 1 && *p == '.')) {
+            path[n++] = '/';
+            memcpy(path + n, p, part);
+            n += part;
+        }
+        p += part;
+    }
+    if (n == 0)
+        path[n++] = '/';
+    path[n] = 0;
+    *out = path;
+    return 0;
+}
+
+static void replace(char **slot, char *value)
+{
+    free(*slot);
+    *slot = value;
+}
+
+/* Checks text and stores it in the field of key id. */
+static int set_value(struct loader *l, enum key_id id, const char *text)
+{
+    const struct key *k = &keys[id];
+    void *field = (char *)l->c + k->offset;
+    char *string = NULL;
+    int index = 0, rc;
+    switch (k->type) {
+    case CONFIG_TYPE_NAME:
+        if ((rc = config_parse_name(text, l->e)))
+            return rc;
+        if (!(string = strdup(text)))
+            return err_errno(l->e, ENOMEM, "configuration");
+        replace(field, string);
+        return 0;
+    case CONFIG_TYPE_PATH:
+        if (!(rc = absolute_path(l->base, text, &string, l->e)))
+            replace(field, string);
+        return rc;
+    case CONFIG_TYPE_URL:
+        if (!(rc = config_parse_url(text, &string, l->e)))
+            replace(field, string);
+        return rc;
+    case CONFIG_TYPE_LISTEN:
+        if (!(rc = config_parse_listen(text, &string, &l->c->http.port, l->e)))
+            replace(field, string);
+        return rc;
+    case CONFIG_TYPE_FLAG:
+        if (!(rc = config_parse_choice(text, k->choices, &index, l->e)))
+            *(bool *)field = index == 1;
+        return rc;
+    case CONFIG_TYPE_INDEX:
+        if (!(rc = config_parse_choice(text, k->choices, &index, l->e)))
+            *(enum log_level *)field = (enum log_level)index;
+        return rc;
+    case CONFIG_TYPE_WORD:
+        return config_parse_choice(text, k->choices, &index, l->e);
+    case CONFIG_TYPE_SIZE:
+        return config_parse_size(text, k->lowest, k->highest, field, l->e);
+    case CONFIG_TYPE_DURATION:
+        return config_parse_duration(text, k->lowest, k->highest, field, l->e);
+    case CONFIG_TYPE_NODES:
+        break;
+    }
+    return err_set(l->e, ERR_CONFIG, "not a single value");
+}
+
+/* ---- YAML events --------------------------------------------------------------------------------------------------------- */
+
+static int event_line(const yaml_event_t *ev)
+{
+    return (int)ev->start_mark.line + 1;
+}
+
+/* Of the parser's error. libyaml reads ahead: for bytes that are no text it knows only the offset. */
+static int error_line(const struct loader *l)
+{
+    if (l->parser.error != YAML_READER_ERROR)
+        return (int)l->parser.problem_mark.line + 1;
+    int line = 1;
+    for (size_t i = 0; i < l->text_len && i < l->parser.problem_offset; i++)
+        line += l->text[i] == '\n';
+    return line;
+}
+
+/* The next event; the caller deletes it. */
+static int next_event(struct loader *l, yaml_event_t *ev)
+{
+    if (!yaml_parser_parse(&l->parser, ev)) {
+        const yaml_parser_t *p = &l->parser;
+        if (p->error == YAML_MEMORY_ERROR)
+            return err_errno(l->e, ENOMEM, "configuration");
+        err_set(l->e, ERR_CONFIG, "not YAML: %s%s%s", p->problem ? p->problem : "syntax error", p->context ? " " : "",
+                p->context ? p->context : "");
+        return at_line(l, error_line(l), ERR_CONFIG);
+    }
+    if (ev->type == YAML_ALIAS_EVENT) {
+        int line = event_line(ev);
+        yaml_event_delete(ev);
+        err_set(l->e, ERR_CONFIG, "aliases (*name) are not supported");
+        return at_line(l, line, ERR_CONFIG);
+    }
+    return 0;
+}
+
+static const char *event_kind(const yaml_event_t *ev)
+{
+    return ev->type == YAML_MAPPING_START_EVENT ? "a mapping" : ev->type == YAML_SEQUENCE_START_EVENT ? "a list" : "a single value";
+}
+
+static bool is_null(const yaml_event_t *ev)
+{
+    if (ev->type != YAML_SCALAR_EVENT || ev->data.scalar.style != YAML_PLAIN_SCALAR_STYLE)
+        return false;
+    const char *s = (const char *)ev->data.scalar.value;
+    return !*s || !strcmp(s, "~") || !strcmp(s, "null");
+}
+
+/* The text of a scalar, owned by ev; or NULL with a message without position: path must be what, and is not. */
+static const char *scalar_text(struct loader *l, const yaml_event_t *ev, const char *path)
+{
+    if (ev->type != YAML_SCALAR_EVENT)
+        err_set(l->e, ERR_CONFIG, "\"%s\" must be a single value, not %s", path, event_kind(ev));
+    else if (is_null(ev))
+        err_set(l->e, ERR_CONFIG, "\"%s\" has no value", path);
+    else if (strlen((const char *)ev->data.scalar.value) != ev->data.scalar.length)
+        err_set(l->e, ERR_CONFIG, "\"%s\" has a NUL byte in its value", path);
+    else
+        return (const char *)ev->data.scalar.value;
+    return NULL;
+}
+
+static int unknown_key(struct loader *l, const char *path, int line, const char *const *candidates, int n)
+{
+    const char *nearest = config_nearest(path, candidates, n);
+    if (nearest)
+        err_set(l->e, ERR_CONFIG, "unknown key \"%.80s\"; did you mean \"%s\"?", path, nearest);
+    else
+        err_set(l->e, ERR_CONFIG, "unknown key \"%.80s\"; docs/configuration.md lists them all", path);
+    return at_line(l, line, ERR_CONFIG);
+}
+
+/* Reads "key" events until the end of a mapping. *key (at most size - 1 bytes of it) and its *line; 1, 0 at the end, or an error. */
+static int next_key(struct loader *l, const char *prefix, char *key, size_t size, int *line)
+{
+    yaml_event_t ev;
+    int rc = next_event(l, &ev);
+    if (rc)
+        return rc;
+    *line = event_line(&ev);
+    if (ev.type == YAML_MAPPING_END_EVENT) {
+        rc = 0;
+    } else if (ev.type != YAML_SCALAR_EVENT) {
+        err_set(l->e, ERR_CONFIG, "a key must be a word, not %s", event_kind(&ev));
+        rc = at_line(l, *line, ERR_CONFIG);
+    } else {
+        snprintf(key, size, "%s%s%s", prefix, *prefix ? "." : "", (const char *)ev.data.scalar.value);
+        rc = 1;
+    }
+    yaml_event_delete(&ev);
+    return rc;
+}
+
+static int given_twice(struct loader *l, const char *path, int line, int first)
+{
+    err_set(l->e, ERR_CONFIG, "\"%s\" is given twice (first in line %d)", path, first);
+    return at_line(l, line, ERR_CONFIG);
+}
+
+/* One {name: …, url: …} of `nodes`; its MAPPING_START has been read. */
+static int load_node(struct loader *l, int start_line)
+{
+    static const char *const fields[] = {"name", "url"};
+    struct config_node *node = &l->c->nodes[l->c->n_nodes];
+    char **slots[] = {&node->name, &node->url};
+    int lines[ARRAY_SIZE(fields)] = {0};
+    l->node_line[l->c->n_nodes++] = start_line;
+    for (;;) {
+        char key[96];
+        int line;
+        int rc = next_key(l, "", key, sizeof key, &line);
+        if (rc < 0)
+            return rc;
+        if (rc == 0)
+            break;
+        size_t i = !strcmp(key, fields[0]) ? 0 : !strcmp(key, fields[1]) ? 1 : ARRAY_SIZE(fields);
+        if (i == ARRAY_SIZE(fields))
+            return unknown_key(l, key, line, fields, ARRAY_SIZE(fields));
+        if (lines[i])
+            return given_twice(l, key, line, lines[i]);
+        lines[i] = line;
+        yaml_event_t ev;
+        if ((rc = next_event(l, &ev)))
+            return rc;
+        int value_line = event_line(&ev);
+        const char *text = scalar_text(l, &ev, key);
+        if (!text)
+            rc = at_line(l, value_line, ERR_CONFIG);
+        else if ((rc = i == 0 ? config_parse_name(text, l->e) : config_parse_url(text, slots[i], l->e)))
+            at_line(l, value_line, err_wrap(l->e, "nodes: %s", key));
+        else if (i == 0 && !(*slots[0] = strdup(text)))
+            rc = err_errno(l->e, ENOMEM, "configuration");
+        yaml_event_delete(&ev);
+        if (rc)
+            return rc;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(fields); i++)
+        if (!lines[i]) {
+            err_set(l->e, ERR_CONFIG, "nodes: an entry without \"%s\"; it looks like {name: a, url: http://host:port}", fields[i]);
+            return at_line(l, start_line, ERR_CONFIG);
+        }
+    return 0;
+}
+
+static int load_nodes(struct loader *l)
+{
+    l->c->nodes = calloc(CONFIG_NODES_MAX, sizeof *l->c->nodes);
+    if (!l->c->nodes)
+        return err_errno(l->e, ENOMEM, "configuration");
+    for (;;) {
+        yaml_event_t ev;
+        int rc = next_event(l, &ev);
+        if (rc)
+            return rc;
+        yaml_event_type_t type = ev.type;
+        int line = event_line(&ev);
+        const char *kind = event_kind(&ev);
+        yaml_event_delete(&ev);
+        if (type == YAML_SEQUENCE_END_EVENT)
+            return 0;
+        if (type != YAML_MAPPING_START_EVENT) {
+            err_set(l->e, ERR_CONFIG, "nodes: an entry must look like {name: a, url: http://host:port}; this is %s", kind);
+            return at_line(l, line, ERR_CONFIG);
+        }
+        if (l->c->n_nodes == CONFIG_NODES_MAX) {
+            err_set(l->e, ERR_CONFIG, "nodes: more than %d entries", CONFIG_NODES_MAX);
+            return at_line(l, line, ERR_CONFIG);
+        }
+        if ((rc = load_node(l, line)))
+            return rc;
+    }
+}
+
+static int load_mapping(struct loader *l, const char *prefix);
+
+/* The value of keys[id], whose key stood in key_line. */
+static int load_value(struct loader *l, enum key_id id, int key_line)
+{
+    if (l->line[id])
+        return given_twice(l, keys[id].path, key_line, l->line[id]);
+    yaml_event_t ev;
+    int rc = next_event(l, &ev);
+    if (rc)
+        return rc;
+    int value_line = is_null(&ev) ? key_line : event_line(&ev);
+    l->line[id] = value_line;
+    if (keys[id].type == CONFIG_TYPE_NODES) {
+        if (ev.type == YAML_SEQUENCE_START_EVENT) {
+            yaml_event_delete(&ev);
+            return load_nodes(l);
+        }
+        err_set(l->e, ERR_CONFIG, "\"%s\" must be a list of {name: a, url: http://host:port}, not %s", keys[id].path, event_kind(&ev));
+        rc = at_line(l, value_line, ERR_CONFIG);
+    } else {
+        const char *text = scalar_text(l, &ev, keys[id].path);
+        if (!text)
+            rc = at_line(l, value_line, ERR_CONFIG);
+        else if ((rc = set_value(l, id, text)))
+            at_key(l, id, rc);
+    }
+    yaml_event_delete(&ev);
+    return rc;
+}
+
+/* The value of section path, the first of whose keys is first. */
+static int load_section(struct loader *l, const char *path, int first, int key_line)
+{
+    if (l->section[first])
+        return given_twice(l, path, key_line, l->section[first]);
+    l->section[first] = key_line;
+    yaml_event_t ev;
+    int rc = next_event(l, &ev);
+    if (rc)
+        return rc;
+    bool empty = is_null(&ev); /* "http:" with all its lines commented out */
+    bool mapping = ev.type == YAML_MAPPING_START_EVENT;
+    int line = event_line(&ev);
+    if (!empty && !mapping)
+        err_set(l->e, ERR_CONFIG, "\"%s\" must be a mapping, as in %s: {%s: …}, not %s", path, path,
+                keys[first].path + strlen(path) + 1, event_kind(&ev));
+    yaml_event_delete(&ev);
+    if (empty)
+        return 0;
+    return mapping ? load_mapping(l, path) : at_line(l, line, ERR_CONFIG);
+}
+
+/* The rest of a mapping whose start has been read. prefix: its section, "" at the top. */
+static int load_mapping(struct loader *l, const char *prefix)
+{
+    static const char *const paths[] = {
+#define X(id, path, type, field, lowest, highest, choices, def) path,
+        CONFIG_KEYS(X)
+#undef X
+    };
+    for (;;) {
+        char path[96];
+        int line;
+        int rc = next_key(l, prefix, path, sizeof path, &line);
+        if (rc <= 0)
+            return rc;
+        size_t n = strlen(path);
+        int leaf = -1, section = -1;
+        for (int i = 0; i < KEY_COUNT; i++) {
+            if (!strcmp(paths[i], path) && (*prefix || !strchr(path, '.')))
+                leaf = i;
+            else if (section < 0 && !strncmp(paths[i], path, n) && paths[i][n] == '.')
+                section = i;
+        }
+        if (leaf >= 0)
+            rc = load_value(l, (enum key_id)leaf, line);
+        else if (section >= 0)
+            rc = load_section(l, path, section, line);
+        else
+            rc = unknown_key(l, path, line, paths, KEY_COUNT);
+        if (rc)
+            return rc;
+    }
+}
+
+/* Everything from STREAM_START to STREAM_END. An empty file, or one with comments only, is a good one. */
+static int load_stream(struct loader *l)
+{
+    int documents = 0;
+    for (;;) {
+        yaml_event_t ev;
+        int rc = next_event(l, &ev);
+        if (rc)
+            return rc;
+        yaml_event_type_t type = ev.type;
+        int line = event_line(&ev);
+        bool empty = is_null(&ev);
+        const char *kind = event_kind(&ev);
+        yaml_event_delete(&ev);
+        if (type == YAML_STREAM_END_EVENT)
+            return 0;
+        if (type == YAML_DOCUMENT_START_EVENT && documents++) {
+            err_set(l->e, ERR_CONFIG, "a second document; one file configures one node");
+            return at_line(l, line, ERR_CONFIG);
+        }
+        if (type == YAML_MAPPING_START_EVENT) {
+            if ((rc = load_mapping(l, "")))
+                return rc;
+        } else if ((type == YAML_SCALAR_EVENT && !empty) || type == YAML_SEQUENCE_START_EVENT) {
+            err_set(l->e, ERR_CONFIG, "the file must be a mapping (key: value), not %s", kind);
+            return at_line(l, line, ERR_CONFIG);
+        }
+    }
+}
+
+static int load_file(struct loader *l)
+{
+    _cleanup_free_ char *text = malloc(CONFIG_FILE_MAX + 1);
+    if (!text)
+        return err_errno(l->e, ENOMEM, "configuration");
+    FILE *f = fopen(l->file, "re");
+    if (!f)
+        return err_errno(l->e, errno, "%s", l->file);
+    errno = 0;
+    size_t n = fread(text, 1, CONFIG_FILE_MAX + 1, f);
+    int failed = ferror(f) ? (errno ? errno : EIO) : 0;
+    (void)fclose(f); /* nothing was written */
+    if (failed)
+        return err_errno(l->e, failed, "%s", l->file);
+    if (n > CONFIG_FILE_MAX)
+        return err_set(l->e, ERR_CONFIG, "%s:1: larger than %zu bytes; this is no configuration file", l->file, CONFIG_FILE_MAX);
+    if (!yaml_parser_initialize(&l->parser))
+        return err_errno(l->e, ENOMEM, "configuration");
+    l->text = text;
+    l->text_len = n;
+    yaml_parser_set_input_string(&l->parser, (const unsigned char *)text, n);
+    int rc = load_stream(l);
+    yaml_parser_delete(&l->parser);
+    l->text = NULL;
+    return rc;
+}
+
+/* ---- what no single line says -------------------------------------------------------------------------------------------- */
+
+static int complete_node(struct loader *l)
+{
+    if (l->c->node)
+        return 0;
+    char host[HOST_NAME_MAX + 1] = "";
+    if (gethostname(host, sizeof host - 1))
+        return err_errno(l->e, errno, "host name");
+    int rc = set_value(l, KEY_NODE, host);
+    if (rc == ERR_CONFIG) {
+        err_set(l->e, rc, "the host name \"%.80s\" does not do as a node name; give one", host);
+        at_key(l, KEY_NODE, rc);
+    }
+    return rc;
+}
+
+/* Whether b is a or lies under it. */
+static bool path_within(const char *a, const char *b)
+{
+    size_t n = strlen(a);
+    return !strncmp(a, b, n) && (b[n] == 0 || b[n] == '/');
+}
+
+static int complete_paths(struct loader *l)
+{
+    struct config *c = l->c;
+    const char *dir = c->dir, *data = c->data;
+    if (!dir || !data) {
+        err_set(l->e, ERR_CONFIG, "%s is missing: give \"%s\" in the file, or %s on the command line",
+                dir ? "the data directory" : "the mount point", dir ? "data" : "dir", dir ? "--data DIR" : "--dir DIR");
+        return at_line(l, 0, ERR_CONFIG);
+    }
+    enum key_id id = l->line[KEY_DIR] ? KEY_DIR : KEY_DATA;
+    if (!strcmp(dir, "/") || !strcmp(data, "/"))
+        err_set(l->e, ERR_CONFIG, "\"/\" cannot be used");
+    else if (path_within(dir, data) || path_within(data, dir))
+        err_set(l->e, ERR_CONFIG, "the mount point %.160s and the data directory %.160s must not lie within each other", dir, data);
+    else
+        return 0;
+    return at_key(l, id, ERR_CONFIG);
+}
+
+static int complete_http(struct loader *l)
+{
+    struct config *c = l->c;
+    if (!config_host_is_loopback(c->http.host) && !c->token_file) {
+        err_set(l->e, ERR_CONFIG, "%s can be reached from other machines; that needs auth: {token-file: PATH}", c->http.host);
+        return at_key(l, KEY_HTTP_LISTEN, ERR_CONFIG);
+    }
+    if (c->http.advertise)
+        return 0;
+    const struct config_node *self = config_node(c, c->node);
+    if (self) {
+        c->http.advertise = strdup(self->url);
+    } else if (!strcmp(c->http.host, "0.0.0.0") || !strcmp(c->http.host, "::")) {
+        err_set(l->e, ERR_CONFIG,
+                "%s is every address; say under which one the other nodes reach this one: http: {advertise: http://HOST:PORT}",
+                c->http.host);
+        return at_key(l, KEY_HTTP_LISTEN, ERR_CONFIG);
+    } else {
+        bool v6 = strchr(c->http.host, ':') != NULL;
+        if (asprintf(&c->http.advertise, "http://%s%s%s:%u", v6 ? "[" : "", c->http.host, v6 ? "]" : "", c->http.port) < 0)
+            c->http.advertise = NULL;
+    }
+    return c->http.advertise ? 0 : err_errno(l->e, ENOMEM, "configuration");
+}
+
+static int complete_nodes(struct loader *l)
+{
+    struct config *c = l->c;
+    for (int i = 0; i < c->n_nodes; i++)
+        for (int j = 0; j < i; j++) {
+            bool same_name = !strcmp(c->nodes[i].name, c->nodes[j].name);
+            if (!same_name && strcmp(c->nodes[i].url, c->nodes[j].url))
+                continue;
+            err_set(l->e, ERR_CONFIG, "nodes: %s \"%s\" is given twice (first in line %d)", same_name ? "name" : "url",
+                    same_name ? c->nodes[i].name : c->nodes[i].url, l->node_line[j]);
+            return at_line(l, l->node_line[i], ERR_CONFIG);
+        }
+    if (!c->lease.primary) {
+        c->lease.primary = strdup(c->n_nodes ? c->nodes[0].name : c->node);
+        return c->lease.primary ? 0 : err_errno(l->e, ENOMEM, "configuration");
+    }
+    if (strcmp(c->lease.primary, c->node) && !config_node(c, c->lease.primary)) {
+        err_set(l->e, ERR_CONFIG, "\"%s\" is neither this node (%s) nor one of nodes", c->lease.primary, c->node);
+        return at_key(l, KEY_LEASE_PRIMARY, ERR_CONFIG);
+    }
+    return 0;
+}
+
+static int complete_log(struct loader *l)
+{
+    struct config *c = l->c;
+    if (c->log.retention_bytes >= c->log.segment_size)
+        return 0;
+    err_set(l->e, ERR_CONFIG, "%llu bytes is less than one segment (log.segment-size, %llu bytes)",
+            (unsigned long long)c->log.retention_bytes, (unsigned long long)c->log.segment_size);
+    return at_key(l, l->line[KEY_LOG_RETENTION_BYTES] ? KEY_LOG_RETENTION_BYTES : KEY_LOG_SEGMENT_SIZE, ERR_CONFIG);
+}
+
+/* ---- command line -------------------------------------------------------------------------------------------------------- */
+
+int config_take_args(int argc, char **argv, struct config_args *args, struct err *e)
+{
+    struct config_args got = {0};
+    const struct {
+        const char *name;
+        const char **slot;
+    } options[] = {{"-c", &got.file}, {"--dir", &got.dir}, {"--data", &got.data}, {"--node", &got.node}};
+    int kept = argc > 0 ? 1 : 0;
+    bool program_args = false;
+    for (int i = kept; i < argc; i++) {
+        const char *value = NULL;
+        size_t o = 0;
+        for (; !program_args && o < ARRAY_SIZE(options); o++) {
+            size_t n = strlen(options[o].name);
+            if (strncmp(argv[i], options[o].name, n))
+                continue;
+            bool is_long = options[o].name[1] == '-';
+            if (argv[i][n] && (!is_long || argv[i][n] == '='))
+                value = argv[i] + n + is_long;
+            if (value || !argv[i][n])
+                break;
+        }
+        if (program_args || o == ARRAY_SIZE(options)) {
+            program_args = program_args || !strcmp(argv[i], "--");
+            argv[kept++] = argv[i];
+            continue;
+        }
+        if (!value && i + 1 < argc && strcmp(argv[i + 1], "--"))
+            value = argv[++i];
+        if (!value || !*value)
+            return err_set(e, -EINVAL, "%s needs a value", options[o].name);
+        if (*options[o].slot)
+            return err_set(e, -EINVAL, "%s is given twice", options[o].name);
+        *options[o].slot = value;
+    }
+    if (kept < argc)
+        argv[kept] = NULL;
+    *args = got;
+    return kept;
+}
+
+/* Settings of the command line stand above the file's; paths are relative to the working directory. */
+static int load_args(struct loader *l, const struct config_args *args)
+{
+    const struct {
+        enum key_id id;
+        const char *option, *text;
+    } set[] = {{KEY_DIR, "--dir", args->dir}, {KEY_DATA, "--data", args->data}, {KEY_NODE, "--node", args->node}};
+    for (size_t i = 0; i < ARRAY_SIZE(set); i++) {
+        int rc = set[i].text ? set_value(l, set[i].id, set[i].text) : 0;
+        if (rc) {
+            err_wrap(l->e, "command line: %s", set[i].option);
+            return rc;
+        }
+        if (set[i].text)
+            l->line[set[i].id] = 0;
+    }
+    return 0;
+}
+
+/* ---- whole --------------------------------------------------------------------------------------------------------------- */
+
+static int load_defaults(struct loader *l)
+{
+    for (int i = 0; i < KEY_COUNT; i++) {
+        int rc = keys[i].def ? set_value(l, (enum key_id)i, keys[i].def) : 0;
+        if (rc)
+            return rc;
+    }
+    l->c->fs.allow_other = geteuid() == 0;
+    return 0;
+}
+
+/* l->base for a file: its folder; cwd for arguments. */
+static int base_of_file(const char *cwd, const char *file, char **base, struct err *e)
+{
+    const char *slash = file ? strrchr(file, '/') : NULL;
+    if (!slash) {
+        *base = strdup(cwd);
+        return *base ? 0 : err_errno(e, ENOMEM, "configuration");
+    }
+    _cleanup_free_ char *folder = slash == file ? strdup("/") : strndup(file, (size_t)(slash - file));
+    if (!folder)
+        return err_errno(e, ENOMEM, "configuration");
+    int rc = absolute_path(cwd, folder, base, e);
+    return rc ? err_wrap(e, "%s:1", file) : 0;
+}
+
+static int load_all(struct loader *l, const struct config_args *args)
+{
+    int rc;
+    char cwd[PATH_MAX];
+    if (!getcwd(cwd, sizeof cwd))
+        return err_errno(l->e, errno, "working directory");
+    if ((rc = base_of_file(cwd, args->file, &l->base, l->e)) || (rc = load_defaults(l)) || (l->file && (rc = load_file(l))))
+        return rc;
+    free(l->base);
+    if (!(l->base = strdup(cwd)))
+        return err_errno(l->e, ENOMEM, "configuration");
+    if ((rc = load_args(l, args)) || (rc = complete_node(l)) || (rc = complete_paths(l)) || (rc = complete_nodes(l)) ||
+        (rc = complete_http(l)) || (rc = complete_log(l)))
+        return rc;
+    return 0;
+}
+
+int config_load(const struct config_args *args, struct config **out, struct err *e)
+{
+    struct err own;
+    struct loader l = {.e = e ? e : &own, .file = args->file};
+    l.c = calloc(1, sizeof *l.c);
+    if (!l.c)
+        return err_errno(e, ENOMEM, "configuration");
+    int rc = load_all(&l, args);
+    free(l.base);
+    if (rc) {
+        config_free(l.c);
+        return rc;
+    }
+    *out = l.c;
+    return 0;
+}
+
+void config_free(struct config *c)
+{
+    if (!c)
+        return;
+    for (int i = 0; i < c->n_nodes; i++) {
+        free(c->nodes[i].name);
+        free(c->nodes[i].url);
+    }
+    free(c->nodes);
+    free(c->node);
+    free(c->dir);
+    free(c->data);
+    free(c->http.host);
+    free(c->http.advertise);
+    free(c->token_file);
+    free(c->lease.primary);
+    free(c);
+}
+
+const struct config_node *config_node(const struct config *c, const char *name)
+{
+    for (int i = 0; i < c->n_nodes; i++)
+        if (!strcmp(c->nodes[i].name, name))
+            return &c->nodes[i];
+    return NULL;
+}
+
+void config_die(const char *program, const struct err *e)
+{
+    fprintf(stderr, "%s: %s\n", program, e->text);
+    exit(2);
+}

@@ -1,0 +1,74 @@
+/* Configuration: one YAML file a node (docs/configuration.md), or arguments alone. Parsed once at start; read-only after. */
+#ifndef EDGEFS_CONFIG_H
+#define EDGEFS_CONFIG_H
+
+#include "lib/err.h"
+#include "lib/log.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+#define CONFIG_NODES_MAX 256
+
+struct config_node {
+    char *name; /* unique */
+    char *url;  /* http://host:port, no trailing slash */
+};
+
+struct config {
+    char *node; /* name of this node; default: host name. 1 to 64 of [A-Za-z0-9._-] */
+    char *dir;  /* absolute path of the mount point; required (here or --dir) */
+    char *data; /* absolute path of the data directory; required (here or --data) */
+
+    struct {
+        bool passthrough; /* fs: {passthrough: auto|off}; auto: true */
+        bool allow_other; /* fs: {allow-other: true|false}; default true when root */
+    } fs;
+    bool replica_open_readonly; /* replica-open: readwrite|readonly; default readwrite */
+
+    struct {
+        char *host;      /* http: {listen: HOST:PORT}; default 127.0.0.1:20202; [::1]:N for IPv6; port 0: any free port */
+        uint16_t port;
+        char *advertise; /* http: {advertise: URL}; default http://HOST:PORT */
+    } http;
+    char *token_file; /* auth: {token-file: PATH}; NULL: none. Required when http.listen is not loopback */
+
+    struct {
+        char *primary; /* lease: {type: static, primary: NODE}; default: this node if `nodes` is empty, else the first of them */
+    } lease;
+    struct config_node *nodes; /* nodes: [{name: a, url: http://…}, …]; may include this node itself */
+    int n_nodes;
+
+    struct {
+        uint64_t segment_size;    /* log: {segment-size: 64MiB}; 1MiB..1GiB */
+        uint64_t retention_bytes; /* log: {retention-bytes: 1GiB}; at least segment-size */
+        uint64_t retention_age_ms; /* log: {retention-age: 24h} */
+    } log;
+    uint64_t apply_wait_ms; /* apply-wait: 1s */
+    enum log_level log_level; /* logging: {level: info} */
+};
+
+/* Command-line settings that stand above (or in place of) a file; NULL: not given. */
+struct config_args {
+    const char *file; /* -c FILE */
+    const char *dir;  /* --dir DIR */
+    const char *data; /* --data DIR */
+    const char *node; /* --node NAME */
+};
+
+/* Takes the options of config_args (and only those) out of argv[1..argc) wherever they stand before "--"; `-c FILE`,
+ * `-cFILE`, `--dir DIR`, `--dir=DIR` forms. The rest stays in argv, in order; returns the new argc, or -EINVAL with a message
+ * (an option without its value, an option given twice). Strings point into argv. */
+int config_take_args(int argc, char **argv, struct config_args *args, struct err *e);
+
+/* Loads, checks and completes. On success *out is the caller's (config_free). On failure returns ERR_CONFIG (or -errno if the file
+ * cannot be read) and e->text is "FILE:LINE: message" naming the key, the bad value and what would be right; *out untouched. */
+int config_load(const struct config_args *args, struct config **out, struct err *e);
+void config_free(struct config *c);
+
+/* The node of that name in c->nodes, or NULL. */
+const struct config_node *config_node(const struct config *c, const char *name);
+
+/* Prints "program: message" to standard error and exits 2: what every program does with a bad configuration. */
+_Noreturn void config_die(const char *program, const struct err *e);
+
+#endif

@@ -1,0 +1,35 @@
+/* The one list of configuration keys: the parser, the defaults, the "did you mean" of an unknown key and the test that
+ * docs/configuration.md is complete are all made from it. */
+#ifndef EDGEFS_CONFIG_KEYS_H
+#define EDGEFS_CONFIG_KEYS_H
+
+#define CONFIG_MIB (UINT64_C(1) << 20)
+#define CONFIG_GIB (UINT64_C(1) << 30)
+#define CONFIG_PIB (UINT64_C(1) << 50)
+#define CONFIG_DAY_MS (UINT64_C(86400) * 1000)
+
+/* X(id, path, type, field of struct config, lowest, highest, choices, default)
+ *
+ * type: a CONFIG_TYPE_* of lib/config_value.h. lowest and highest: bytes of a size, milliseconds of a duration. choices: of a
+ * FLAG or an INDEX the words it may be, separated by '|'; the value is the number of the word. default: written as in the
+ * file; NULL: there is none, or it is worked out from other keys (config.c, complete()). */
+#define CONFIG_KEYS(X)                                                                                                  \
+    X(NODE, "node", NAME, node, 0, 0, NULL, NULL)                                                                       \
+    X(DIR, "dir", PATH, dir, 0, 0, NULL, NULL)                                                                          \
+    X(DATA, "data", PATH, data, 0, 0, NULL, NULL)                                                                       \
+    X(FS_PASSTHROUGH, "fs.passthrough", FLAG, fs.passthrough, 0, 0, "off|auto", "auto")                                 \
+    X(FS_ALLOW_OTHER, "fs.allow-other", FLAG, fs.allow_other, 0, 0, "false|true", NULL)                                 \
+    X(REPLICA_OPEN, "replica-open", FLAG, replica_open_readonly, 0, 0, "readwrite|readonly", "readwrite")               \
+    X(HTTP_LISTEN, "http.listen", LISTEN, http, 0, 0, NULL, "127.0.0.1:20202")                                          \
+    X(HTTP_ADVERTISE, "http.advertise", URL, http.advertise, 0, 0, NULL, NULL)                                          \
+    X(AUTH_TOKEN_FILE, "auth.token-file", PATH, token_file, 0, 0, NULL, NULL)                                           \
+    X(LEASE_TYPE, "lease.type", WORD, node, 0, 0, "static", NULL)                                                       \
+    X(LEASE_PRIMARY, "lease.primary", NAME, lease.primary, 0, 0, NULL, NULL)                                            \
+    X(NODES, "nodes", NODES, nodes, 0, 0, NULL, NULL)                                                                   \
+    X(LOG_SEGMENT_SIZE, "log.segment-size", SIZE, log.segment_size, CONFIG_MIB, CONFIG_GIB, NULL, "64MiB")              \
+    X(LOG_RETENTION_BYTES, "log.retention-bytes", SIZE, log.retention_bytes, CONFIG_MIB, CONFIG_PIB, NULL, "1GiB")      \
+    X(LOG_RETENTION_AGE, "log.retention-age", DURATION, log.retention_age_ms, 1000, 3650 * CONFIG_DAY_MS, NULL, "24h")  \
+    X(APPLY_WAIT, "apply-wait", DURATION, apply_wait_ms, 0, 3600 * 1000, NULL, "1s")                                    \
+    X(LOGGING_LEVEL, "logging.level", INDEX, log_level, 0, 0, "debug|info|warn|error", "info")
+
+#endif

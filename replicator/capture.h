@@ -1,0 +1,23 @@
+/* Capture: turns what applications wrote into records. One thread; runs in every role, because hooks must be answered in every
+ * role, but captures only on a primary. */
+#ifndef EDGEFS_CAPTURE_H
+#define EDGEFS_CAPTURE_H
+
+#include "replicator/node.h"
+
+/* Starts the thread: connects to edgefs-fs (and again whenever that is restarted), watches the mount's directories. */
+int capture_open(struct node *n, struct capture **out, struct err *e);
+void capture_close(struct capture *c);
+
+/* Asks for a look at a database (any thread; does not wait). */
+void capture_notice(struct capture *c, struct database *db);
+
+/* Waits until everything that was committed in this database (NULL: in all) before the call is in the log. Any thread but capture's; not with a
+ * database lock held. 0; -ETIMEDOUT at the monotonic time deadline_ns; ERR_ROLE when this node is not primary. */
+int capture_now(struct capture *c, struct database *db, uint64_t deadline_ns, struct err *e);
+
+/* Captures what is missing of all databases one last time although role is HANDING_OVER and fences stand, then stops capturing
+ * (the role decides; this is capture_now for a promotion). */
+int capture_drain(struct capture *c, uint64_t deadline_ns, struct err *e);
+
+#endif

@@ -1,0 +1,96 @@
+/* What the parts of the replicator share: one struct node a process, passed to every module.
+ *
+ * Threads: the HTTP loop (main thread: API, streams to replicas), capture (capture.c: inotify, hooks, capturing), the worker
+ * (worker.c: everything that calls into the mount and may take long), on a replica the follower (follower.c: receives and applies)
+ * and the image fetcher (image_client.c), the log keeper (keeper.c: fdatasync, retention), and one for a promotion while it lasts.
+ * Pointers are set before threads start and constant from then on; what changes is atomic or names its lock. */
+#ifndef EDGEFS_NODE_H
+#define EDGEFS_NODE_H
+
+#include "edgefs/position.h"
+#include "lib/config.h"
+#include "lib/err.h"
+#include "replicator/database.h"
+#include "replicator/epochs.h"
+#include "replicator/rlog.h"
+#include "replicator/sequencer.h"
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum node_role {
+    NODE_STARTING,     /* databases are being looked at; nobody is told a role yet */
+    NODE_REPLICA,      /* fenced; follows a primary, or looks for one */
+    NODE_PRIMARY,      /* captures */
+    NODE_HANDING_OVER, /* primary in a promotion: fenced, captured to the end, waiting for the target */
+};
+const char *node_role_name(enum node_role r); /* as docs/api.md has it */
+
+struct capture;
+struct worker;
+struct apply;
+struct follower;
+struct fences;
+struct hooks;
+struct replicas;
+struct http_server;
+
+struct node {
+    const struct config *config;
+    char *token;        /* of auth.token-file, or NULL */
+    int data_fd;        /* <data> */
+    int db_fd;          /* <data>/db, the backing directory */
+    int mount_fd;       /* root of the mount */
+    int sums_fd;        /* <data>/sums */
+    uint64_t start_ns;
+
+    struct rlog *rlog;
+    struct sequencer *sequencer;
+    struct epochs *epochs;
+    struct databases *databases;
+    struct worker *worker;
+    struct hooks *hooks;
+    struct fences *fences;
+    struct capture *capture;
+    struct apply *apply;
+    struct follower *follower;
+    struct replicas *replicas;
+    struct http_server *http;
+
+    atomic_int role;               /* enum node_role */
+    atomic_bool passthrough;       /* as edgefs-fs said */
+    atomic_bool stopping;
+    atomic_bool disk_full;         /* the log could not be written for lack of room; cleared by the next success */
+    atomic_uint_fast64_t applied;  /* LSN: every database reflects the log up to here (primary: the log's last) */
+    atomic_uint_fast64_t current_ns; /* replica: monotonic time when it last had everything that its upstream had; 0 never */
+    atomic_bool connected;         /* replica: the stream is up */
+
+    pthread_mutex_t lock;          /* guards the strings and warnings below */
+    char primary[128];             /* name of the primary as far as known; "" unknown */
+    char primary_url[256];
+    char warning[256];             /* one line for status; "" none */
+};
+
+/* Position whose effects a reader of this node's mount sees: (epoch, applied). Any thread. */
+struct position node_applied(const struct node *n);
+static inline enum node_role node_role(const struct node *n)
+{
+    return (enum node_role)atomic_load(&n->role);
+}
+/* Milliseconds since this node last had everything its upstream had; 0 on the primary; UINT64_MAX never. */
+uint64_t node_lag_ms(const struct node *n);
+/* Copies name and URL of the primary ("" if unknown); buffers as large as the fields. */
+void node_primary(struct node *n, char name[128], char url[256]);
+void node_set_primary(struct node *n, const char *name, const char *url);
+/* One line for status and log; fmt NULL clears. */
+void node_warn(struct node *n, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* Path of name inside the mount, or inside the backing directory: freshly allocated; NULL: no memory. */
+char *node_mount_path(const struct node *n, const char *name);
+char *node_backing_path(const struct node *n, const char *name);
+
+/* Asks the process to end in order (any thread, async-signal-safe). */
+void node_stop(struct node *n);
+
+#endif

@@ -1,0 +1,32 @@
+/* The replicas that follow this node: who is connected, what was sent, what they acknowledged. Any thread. */
+#ifndef EDGEFS_REPLICAS_H
+#define EDGEFS_REPLICAS_H
+
+#include "lib/err.h"
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define REPLICAS_MAX 1024
+
+struct replicas;
+
+int replicas_open(struct replicas **out, struct err *e);
+void replicas_close(struct replicas *r);
+
+/* A stream of that node began, or ended. Names and URLs come from strangers: checked and capped. ENOSPC-like -EBUSY beyond REPLICAS_MAX. */
+int replicas_connected(struct replicas *r, const char *node, const char *url, struct err *e);
+void replicas_disconnected(struct replicas *r, const char *node);
+void replicas_sent(struct replicas *r, const char *node, uint64_t lsn);
+void replicas_ack(struct replicas *r, const char *node, uint64_t received, uint64_t applied, uint64_t durable);
+
+/* True if that node has a stream now; url (256 bytes, may be NULL) is where it serves. */
+bool replicas_find(struct replicas *r, const char *node, char *url);
+/* Waits until that node acknowledged lsn as applied. 0, -ETIMEDOUT at the monotonic time deadline_ns, -ENOTCONN when it is not connected. */
+int replicas_wait_applied(struct replicas *r, const char *node, uint64_t lsn, uint64_t deadline_ns);
+/* Lowest LSN that a connected replica still needs (durable + 1); UINT64_MAX if none is connected. */
+uint64_t replicas_need(struct replicas *r);
+/* JSON array for status, a new reference. */
+json_t *replicas_json(struct replicas *r);
+
+#endif

@@ -1,0 +1,76 @@
+/* The replication log: <data>/log/<first LSN, 16 hex digits>.log, segments of records (edgefs/record.h), append only.
+ *
+ * One writer at a time (whoever captures, or whoever receives: the caller sees to that), any number of readers in any thread. A record is visible
+ * to readers when rlog_commit has returned, and whole from then on. */
+#ifndef EDGEFS_RLOG_H
+#define EDGEFS_RLOG_H
+
+#include "edgefs/record.h"
+#include "lib/err.h"
+#include <stdint.h>
+
+struct rlog;
+
+struct rlog_options {
+    uint64_t segment_size;     /* bytes; a new segment begins when the next record would not fit; one record may exceed it */
+    uint64_t retention_bytes;  /* 0: no limit */
+    uint64_t retention_age_ms; /* 0: no limit */
+};
+
+/* Opens (creating) the log in directory dir. Scans the last segment (and, should it hold no whole record, the one before) and cuts
+ * it at the first record that does not check (header CRC, payload CRC, LSN not the successor): says in a warning what was cut. A gap
+ * or damage in the middle of an older segment: everything from there on is unusable → ERR_CORRUPT naming file and offset. */
+int rlog_open(const char *dir, const struct rlog_options *o, struct rlog **out, struct err *e);
+void rlog_close(struct rlog *l);
+
+/* Position of the last record; {0,0} when the log is empty and was never reset. Any thread, no lock taken by readers for long. */
+struct position rlog_last(struct rlog *l);
+/* LSN of the oldest record that is kept; rlog_last().lsn + 1 if none is. */
+uint64_t rlog_first(struct rlog *l);
+uint64_t rlog_bytes(struct rlog *l);
+
+/* Empties the log: the next record must be pos.lsn + 1. Old segments are deleted. Durable before it returns. */
+int rlog_reset(struct rlog *l, struct position pos, struct err *e);
+
+/* Appending. rlog_begin takes type, flags, name, epoch, LSN (must be last + 1) and timestamp of *h (copied); then the payload in
+ * pieces; then rlog_commit computes payload length and CRC, writes the header and makes the record visible. Small records cost one pwrite
+ * (buffered up to 256 KiB), large ones are written through in pieces of that size, header last. rlog_abort (or a failed write: -ENOSPC …)
+ * leaves the log as it was before rlog_begin. If h->payload_crc/len are expected values (a received record) pass them to rlog_commit_expect,
+ * which refuses (ERR_CORRUPT, record aborted) when they differ. */
+int rlog_begin(struct rlog *l, const struct record_head *h, struct err *e);
+int rlog_write(struct rlog *l, const void *p, size_t n, struct err *e);
+int rlog_commit(struct rlog *l, struct err *e);
+int rlog_commit_expect(struct rlog *l, uint32_t payload_len, uint32_t payload_crc, struct err *e);
+void rlog_abort(struct rlog *l);
+
+/* Makes everything committed so far durable (fdatasync of the segments written since, directory after a new segment). Any thread; not
+ * while holding anything: takes as long as the disk does. */
+int rlog_sync(struct rlog *l, struct err *e);
+/* LSN up to which the log is durable. */
+uint64_t rlog_durable(struct rlog *l);
+
+/* Deletes whole old segments beyond the retention (bytes, or age), never one with records ≥ keep_from. Never the current one. */
+int rlog_trim(struct rlog *l, uint64_t keep_from, struct err *e);
+
+/* Reading. */
+struct rlog_cursor {
+    uint64_t lsn;     /* of the next record */
+    uint64_t segment; /* first LSN of the segment that fd is open on; 0: none */
+    int64_t offset;   /* of the next record in it */
+    int fd;           /* -1: none; owned by the cursor */
+    uint64_t generation; /* of the log: a cursor from before rlog_reset gets ERR_GONE */
+};
+/* Puts a cursor (zeroed, or used before) before record lsn; lsn may be last + 1. ERR_GONE if it is no longer kept (or beyond the end). */
+int rlog_seek(struct rlog *l, uint64_t lsn, struct rlog_cursor *c, struct err *e);
+void rlog_cursor_close(struct rlog_cursor *c);
+
+/* Next record: 1, with its header and where its payload lies in c->fd (valid until the next call on c); 0: at the end; negative: error
+ * (ERR_GONE when trimmed away meanwhile, ERR_CORRUPT naming file and offset). */
+int rlog_next(struct rlog *l, struct rlog_cursor *c, struct record_head *h, int64_t *payload_offset, struct err *e);
+
+/* Next whole records as one contiguous byte range of a segment file, at most max bytes unless the first record alone is longer: 1, with
+ * c->fd, *offset, *length, and the last LSN in it; 0: at the end; negative: error. Moves the cursor behind the range. */
+int rlog_span(struct rlog *l, struct rlog_cursor *c, uint64_t max, int64_t *offset, int64_t *length, uint64_t *last_lsn,
+              struct err *e);
+
+#endif

@@ -1,0 +1,35 @@
+/* Reading every page of a live database in one consistent state, without holding up its writers, readers or checkpoints for
+ * long. The worker's tool for diffs, and the API's for checksums.
+ *
+ * WAL mode: a shared lock on WAL read-lock slot 4, whose read mark stays unused, keeps any writer from restarting the WAL and nothing
+ * else. Under it frames only grow. So: read from the database file every page that has no frame; afterwards take mxFrame = M. State M is
+ * then: for a page with a frame ≤ M its newest one; else the database file, which nobody can have overwritten before we
+ * read it, because a checkpoint only writes pages that have frames. Whatever we read of a page that got its first frame meanwhile is
+ * not used.
+ * Rollback mode: a read transaction of libsqlite3 holds the SHARED lock for the time of the reading. */
+#ifndef EDGEFS_SCAN_H
+#define EDGEFS_SCAN_H
+
+#include "replicator/node.h"
+
+struct scan_result {
+    uint32_t page_size, commit;
+    uint32_t wal_mode;                         /* 1: WAL */
+    uint32_t wal_salt1, wal_salt2, wal_frame;  /* M; zeroes when there is no WAL or it is empty */
+    uint64_t checksum;
+    uint64_t *sums; /* commit entries, page 1 first (lock page: 0); malloc'ed, owned by the result */
+};
+
+struct scan;
+
+/* Opens db through the mount (libsqlite3 recovers it first if it has to) and reads all of it. Blocks for as long as reading takes; the caller
+ * must be a thread that may call into the mount, without any database lock. On success the scan holds what keeps
+ * the state readable (slot 4 or SHARED) until scan_close.
+ * ERR_NOT_DATABASE: no SQLite database (or an empty file: then commit 0 and success). ERR_AGAIN_LATER: busy, or changing too fast. */
+int scan_open(struct node *n, const char *name, struct scan **out, struct scan_result *r, struct err *e);
+/* Reads page pgno of the state again, into buf of page_size bytes. */
+int scan_page(struct scan *s, uint32_t pgno, void *buf, struct err *e);
+void scan_close(struct scan *s);
+void scan_result_free(struct scan_result *r);
+
+#endif
