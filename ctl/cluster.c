@@ -7,12 +7,10 @@
 #include "lib/util.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 
 #define TOKEN_MAX 4096
-#define THREADS_MAX 32
 #define TICK_NS 200000000
 
 /* ---- where to ask ------------------------------------------------------------------------------------------ */
@@ -79,7 +77,11 @@ static int find_nodes(struct cluster *c, const struct cluster_options *o, struct
     struct config *config = NULL;
     const char *env = getenv("EDGEFS_URL"), *token = o->token_file;
     int rc = 0;
-    if ((o->config.file || o->config.dir || o->config.data) && (rc = config_load(&o->config, &config, e)))
+    struct config_args args = o->config;
+    bool wanted = args.file || args.dir || args.data;
+    args.dir = "/edgefs-ctl/dir"; /* what we need is URL and token file; the file may leave the other two to the launcher's arguments */
+    args.data = "/edgefs-ctl/data";
+    if (wanted && (rc = config_load(&args, &config, e)))
         return e->code = ERR_CONFIG; /* a file that cannot be read (-ENOENT …) is a configuration error here, not an I/O error */
     for (int i = 0; !rc && i < o->n_urls; i++)
         rc = add_url(c, o->urls[i], "--url", e);
@@ -104,6 +106,8 @@ int cluster_open(const struct cluster_options *o, struct cluster **out, struct e
     struct cluster *c = calloc(1, sizeof *c);
     if (!c)
         return err_errno(e, ENOMEM, "start");
+    pthread_mutex_init(&c->lock, NULL);
+    json_object_seed(0); /* once, before there are threads */
     int rc = find_nodes(c, o, e);
     if (rc) {
         cluster_close(c);
@@ -119,6 +123,8 @@ void cluster_close(struct cluster *c)
         return;
     for (int i = 0; i < c->n_urls; i++)
         free(c->urls[i]);
+    cluster_close_clients(c);
+    pthread_mutex_destroy(&c->lock);
     if (c->token)
         explicit_bzero(c->token, strlen(c->token));
     free(c->token);
@@ -203,9 +209,9 @@ static void *crowd_thread(void *arg)
 void cluster_each(int n, void (*fn)(int i, void *ctx), void *ctx)
 {
     struct crowd w = {.fn = fn, .ctx = ctx, .n = n, .lock = PTHREAD_MUTEX_INITIALIZER, .done = PTHREAD_COND_INITIALIZER};
-    pthread_t threads[THREADS_MAX];
+    pthread_t threads[CLUSTER_THREADS_MAX];
     int started = 0;
-    while (started < MIN(n, THREADS_MAX)) {
+    while (started < MIN(n, CLUSTER_THREADS_MAX)) {
         pthread_mutex_lock(&w.lock);
         w.running++;
         pthread_mutex_unlock(&w.lock);
@@ -261,7 +267,7 @@ static int find_first(struct cluster *c, const char **url, json_t **status, stru
         if (!worst.code || (worst.code == -EHOSTUNREACH && e->code != -EHOSTUNREACH))
             worst = *e;
     }
-    return err_set(e, worst.code, "%s", worst.text);
+    return err_set(e, worst.code, "%s%s", worst.text, worst.code == -EHOSTUNREACH ? " (--url URL asks another node)" : "");
 }
 
 static int set_node(struct node *n, const char *name, const char *url, struct err *e)

@@ -77,16 +77,16 @@ static int sync_folder(const char *path, struct err *e)
     return 0;
 }
 
-int localfile_commit(struct localfile *f, bool replace, struct err *e)
+int localfile_commit(struct localfile *f, bool replace, bool durable, struct err *e)
 {
     mode_t mask = umask(0);
     umask(mask);
     int rc = 0;
-    if (fchmod(f->fd, 0666 & ~mask) || fsync(f->fd))
+    if (fchmod(f->fd, 0666 & ~mask) || (durable && fsync(f->fd)))
         rc = err_errno(e, errno, "write %s", f->path);
     else if (replace ? rename(f->temporary, f->path) : rename_new(f->temporary, f->path))
         rc = err_errno(e, errno, "%s", f->path);
-    else
+    else if (durable)
         rc = sync_folder(f->path, e);
     if (!rc) {
         free(f->temporary);

@@ -21,9 +21,9 @@ int localfile_create(const char *path, struct localfile *f, struct err *e);
 /* Appends n bytes. 0 or -errno. */
 int localfile_write(struct localfile *f, const void *p, size_t n, struct err *e);
 
-/* Makes it durable and gives it its name, with the permissions that umask leaves. An existing file is replaced if replace is true, otherwise
- * -EEXIST. On failure the temporary file is gone. f is empty afterwards. */
-int localfile_commit(struct localfile *f, bool replace, struct err *e);
+/* Gives it its name, with the permissions that umask leaves, and makes it durable if that is asked for (who writes thousands does it once, at
+ * the end). An existing file is replaced if replace is true, otherwise -EEXIST. On failure the temporary file is gone. f is empty afterwards. */
+int localfile_commit(struct localfile *f, bool replace, bool durable, struct err *e);
 
 /* Removes the temporary file. Harmless on an empty (zeroed, committed) f. */
 void localfile_abort(struct localfile *f);

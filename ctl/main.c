@@ -9,6 +9,7 @@
 #include "lib/util.h"
 #include <errno.h>
 #include <locale.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -99,8 +100,10 @@ static int take_global(int *argc, char **argv, struct arguments *a)
 /* What was printed is not done before it is written: a full disk behind `> file` is an error, a reader that went away (| head) is not. */
 static int flush_output(int rc)
 {
-    int failed = fflush(stdout) ? errno : ferror(stdout) ? EIO : 0;
-    if (!failed || failed == EPIPE || rc)
+    int failed = fflush(stdout) ? errno : ferror(stdout) ? EIO : 0; /* of an earlier write errno is lost … */
+    struct pollfd p = {.fd = STDOUT_FILENO};
+    bool reader_gone = failed == EPIPE || (failed && poll(&p, 1, 0) == 1 && (p.revents & POLLERR)); /* … but a pipe remembers */
+    if (!failed || reader_gone || rc)
         return rc;
     return ctl_fail(CTL_LOCAL, "standard output: %s", err_name(failed));
 }

@@ -105,9 +105,9 @@ static void draw(uint64_t now)
     if (known && used + 10 < columns)
         p = put_bar(p, (double)state.done / (double)state.total, MIN(columns - used - 5, (size_t)BAR_MAX));
     strcpy(p, tail);
+    visible = 1; /* before the first byte: a signal in the middle of it must find it to be wiped */
     fprintf(stderr, "\r%.*s\033[K", (int)text_prefix(line, columns), line);
     fflush(stderr);
-    visible = 1;
 }
 
 void progress_add(uint64_t bytes)

@@ -122,6 +122,8 @@ static void print_cell(const struct table *t, FILE *f, const char *text, enum ta
 void table_print(const struct table *t, FILE *f, unsigned width)
 {
     size_t widths[TABLE_COLUMNS_MAX], total = 0;
+    if (!t->n_columns)
+        return;
     for (size_t i = 0; i < t->n_columns; i++) {
         widths[i] = text_width(t->heads[i]);
         for (size_t j = i; j < t->n_cells; j += t->n_columns)

@@ -63,9 +63,12 @@ void table_commit(struct table *t)
     struct shared_redo *r = &t->sh->redo;
     if (!t->redo_len)
         return;
+    /* The fences keep the compiler from moving the copies across either store; what a kill leaves is then program order. */
     __atomic_store_n(&r->committed, t->redo_len, __ATOMIC_SEQ_CST);
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
     if (redo_apply(t->sh, t->redo_len))
         abort();
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
     __atomic_store_n(&r->committed, 0, __ATOMIC_SEQ_CST);
     t->redo_len = 0;
 }

@@ -350,3 +350,24 @@ void walindex_restart(struct walindex *w, struct walindex_header *h, uint32_t ne
     for (int i = 2; i < WALINDEX_N_READERS; i++)
         __atomic_store_n(&info->read_mark[i], READMARK_NOT_USED, __ATOMIC_RELEASE);
 }
+
+int walindex_repair(struct walindex *w, struct err *e)
+{
+    struct shm_first *f = first(w);
+    struct walindex_header h;
+    if (walindex_read(w, &h) == 0)
+        return 0;
+    for (int copy = 1; copy >= 0; copy--) {
+        uint32_t words[HEADER_WORDS], sum[2];
+        for (uint32_t i = 0; i < HEADER_WORDS; i++)
+            words[i] = __atomic_load_n(&f->header[copy][i], __ATOMIC_ACQUIRE);
+        header_checksum(words, sum);
+        if (words[0] != VERSION || memcmp(sum, words + HEADER_WORDS - 2, sizeof sum))
+            continue;
+        for (int k = 1; k >= 0; k--)
+            for (uint32_t i = 0; i < HEADER_WORDS; i++)
+                __atomic_store_n(&f->header[k][i], words[i], __ATOMIC_RELEASE);
+        return walindex_read(w, &h) == 0 ? 0 : err_set(e, ERR_CORRUPT, "wal-index: not initialized");
+    }
+    return err_set(e, ERR_CORRUPT, "wal-index: neither copy of its header checks");
+}

@@ -99,6 +99,10 @@ void walindex_cleanup(struct walindex *w, uint32_t max_frame);
  * version and initialized are not looked at. The frames must be in the WAL file, and appended here, before. */
 void walindex_publish(struct walindex *w, const struct walindex_header *h);
 
+/* Mends a header whose writer died between the two copies: the copy that checks (the second, which is written first, before the
+ * first) becomes both. Nothing happens if they are well. ERR_CORRUPT if neither checks. */
+int walindex_repair(struct walindex *w, struct err *e);
+
 /* Restarts the log as walRestartHdr does: requires that all frames are backfilled and that the caller ALSO holds READ_LOCK(1..4) exclusively.
  * Publishes a header with max_frame 0 and the new salts (salt1 + 1, salt2 as given), resets nBackfill and the read marks. h is the header
  * as last read, and is updated. The WAL file's header with these salts must be written before frame 1 is. */

@@ -13,11 +13,11 @@ void capture_close(struct capture *c);
 void capture_notice(struct capture *c, struct database *db);
 
 /* Waits until everything that was committed in this database (NULL: in all) before the call is in the log. Any thread but capture's; not with a
- * database lock held. 0; -ETIMEDOUT at the monotonic time deadline_ns; ERR_ROLE when this node is not primary. */
+ * database lock held. 0; -ETIMEDOUT at the monotonic time deadline_ns; ERR_ROLE when this node is not
+ * primary (nor handing over: then this is the drain of a promotion). */
 int capture_now(struct capture *c, struct database *db, uint64_t deadline_ns, struct err *e);
 
-/* Captures what is missing of all databases one last time although role is HANDING_OVER and fences stand, then stops capturing
- * (the role decides; this is capture_now for a promotion). */
-int capture_drain(struct capture *c, uint64_t deadline_ns, struct err *e);
+/* Watches every directory of the mount. Once, at start; calls into the mount. */
+int capture_watch_all(struct capture *c, struct err *e);
 
 #endif

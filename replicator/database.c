@@ -53,6 +53,7 @@ void databases_close(struct databases *d, bool clean)
         sums_close(en->db.sums, clean);
         free(en->db.past);
         pthread_mutex_destroy(&en->db.lock);
+        pthread_mutex_destroy(&en->db.sqlite);
         free(en);
     }
     pthread_mutex_destroy(&d->lock);
@@ -116,6 +117,7 @@ struct database *databases_get(struct databases *d, const char *name, struct err
         if (en) {
             memcpy(en->db.name, name, strlen(name) + 1);
             pthread_mutex_init(&en->db.lock, NULL);
+            pthread_mutex_init(&en->db.sqlite, NULL);
             HASH_ADD_STR(d->by_name, db.name, en);
             if (!en->hh.tbl) { /* no memory for the table */
                 pthread_mutex_destroy(&en->db.lock);

@@ -35,6 +35,8 @@ struct fences;
 struct hooks;
 struct replicas;
 struct http_server;
+struct image_client;
+struct stream_server;
 
 struct node {
     const struct config *config;
@@ -55,8 +57,10 @@ struct node {
     struct capture *capture;
     struct apply *apply;
     struct follower *follower;
+    struct image_client *image_client;
     struct replicas *replicas;
     struct http_server *http;
+    struct stream_server *streams;
 
     atomic_int role;               /* enum node_role */
     atomic_bool passthrough;       /* as edgefs-fs said */

@@ -1,4 +1,5 @@
-/* The log as a whole: opening, positions, reset, retention. See rlog_private.h for the files and the locks. */
+/* The log as a whole: opening, positions, reset, retention. See rlog_private.h for the files and the locks.
+ */
 #include "replicator/rlog_private.h"
 
 #include "lib/log.h"
@@ -107,13 +108,18 @@ uint64_t rlog_bytes(struct rlog *l)
     return bytes;
 }
 
-/* The file `base` is what makes it one step: once it says "resetting", the segments count for nothing, and whoever opens
- * the log next finishes what a crash interrupts. */
+/* The file `base` is what makes it one step: once it says "resetting", the segments count for nothing, and
+ * whoever opens the log next finishes what a crash interrupts. */
 int rlog_reset(struct rlog *l, struct position pos, struct err *e)
 {
     rlog_abort(l);
     pthread_mutex_lock(&l->files);
     pthread_mutex_lock(&l->trim);
+    /* On a full disk what is preallocated is the room for `base`. Should it fail, the next append preallocates again. */
+    const struct rlog_segment *newest = rlog_newest(l);
+    l->tail_dirty = l->tail_dirty || newest;
+    if (newest && rlog_io->truncate_to(newest->fd, newest->end) < 0)
+        log_debug("log", "%s/%016" PRIx64 ".log: %s", l->dir, newest->first, err_name(errno));
     int rc = rlog_base_write(l, pos, true, e);
     if (rc == 0) {
         pthread_mutex_lock(&l->lock);
@@ -140,8 +146,8 @@ int rlog_reset(struct rlog *l, struct position pos, struct err *e)
     return rc;
 }
 
-/* Whether the oldest segment may go; `lock` held. It must be sealed, and must not hold the last record, from which the log
- * knows its position. */
+/* Whether the oldest segment may go; `lock` held. It must be sealed, and must not hold the last record, from
+ * which the log knows its position. */
 static bool may_trim(const struct rlog *l, uint64_t keep_from, uint64_t now_us)
 {
     if (l->n_segments < 2)

@@ -17,10 +17,13 @@ struct rlog_options {
     uint64_t retention_age_ms; /* 0: no limit */
 };
 
-/* Opens (creating) the log in directory dir. Scans the last segment (and, should it hold no whole record, the one before) and cuts
- * it at the first record that does not check (header CRC, payload CRC, LSN not the successor): says in a warning what was cut. A gap
- * or damage in the middle of an older segment: everything from there on is unusable → ERR_CORRUPT naming file and offset. */
+/* Opens (creating) the log in directory dir. Scans the segments that a crash may have hurt (those that are not sealed, that is closed, durable
+ * and read-only; always the last one; and, should they hold no whole record, the one before) and cuts the log at the first record that does
+ * not check (header CRC, payload CRC, LSN not the successor): says in a warning what was cut. What is left is durable when it returns.
+ * Sealed segments are trusted but for their first header: damage there is ERR_CORRUPT naming file and offset; damage further in, or a
+ * gap, is found when it is read. Blocks for the disk: some 50 ms if the files are in memory. */
 int rlog_open(const char *dir, const struct rlog_options *o, struct rlog **out, struct err *e);
+/* Aborts a record that was begun, makes everything durable, frees. Nobody may use l any more; cursors may still be closed. NULL: nothing. */
 void rlog_close(struct rlog *l);
 
 /* Position of the last record; {0,0} when the log is empty and was never reset. Any thread, no lock taken by readers for long. */
@@ -29,7 +32,9 @@ struct position rlog_last(struct rlog *l);
 uint64_t rlog_first(struct rlog *l);
 uint64_t rlog_bytes(struct rlog *l);
 
-/* Empties the log: the next record must be pos.lsn + 1. Old segments are deleted. Durable before it returns. */
+/* Empties the log: the next record must be pos.lsn + 1. Old segments are deleted. Durable before it returns. The writer's: not while another
+ * thread appends. All cursors get ERR_GONE. On failure either nothing has happened (rlog_last is as before) or the log is empty
+ * and the rest of the work is tried again by the next rlog_begin. */
 int rlog_reset(struct rlog *l, struct position pos, struct err *e);
 
 /* Appending. rlog_begin takes type, flags, name, epoch, LSN (must be last + 1) and timestamp of *h (copied); then the payload in
@@ -49,7 +54,8 @@ int rlog_sync(struct rlog *l, struct err *e);
 /* LSN up to which the log is durable. */
 uint64_t rlog_durable(struct rlog *l);
 
-/* Deletes whole old segments beyond the retention (bytes, or age), never one with records ≥ keep_from. Never the current one. */
+/* Deletes whole old segments beyond the retention (bytes in all, or age of their newest record by the wall clock), never one with records
+ * ≥ keep_from, nor one that is not durable yet, nor the current one. Any thread. */
 int rlog_trim(struct rlog *l, uint64_t keep_from, struct err *e);
 
 /* Reading. */
@@ -65,11 +71,13 @@ int rlog_seek(struct rlog *l, uint64_t lsn, struct rlog_cursor *c, struct err *e
 void rlog_cursor_close(struct rlog_cursor *c);
 
 /* Next record: 1, with its header and where its payload lies in c->fd (valid until the next call on c); 0: at the end; negative: error
- * (ERR_GONE when trimmed away meanwhile, ERR_CORRUPT naming file and offset). */
+ * (ERR_GONE when trimmed away meanwhile, or after rlog_reset; ERR_CORRUPT naming file and offset; the cursor has not moved then). The
+ * payload's checksum has been checked: what is read at payload_offset right afterwards is what was appended. */
 int rlog_next(struct rlog *l, struct rlog_cursor *c, struct record_head *h, int64_t *payload_offset, struct err *e);
 
 /* Next whole records as one contiguous byte range of a segment file, at most max bytes unless the first record alone is longer: 1, with
- * c->fd, *offset, *length, and the last LSN in it; 0: at the end; negative: error. Moves the cursor behind the range. */
+ * c->fd, *offset, *length, and the last LSN in it; 0: at the end; negative: error. Moves the cursor behind the range. No payload is read, so
+ * their checksums are the receiver's to check; rlog_next from the same LSN tells whether damage is in the file. */
 int rlog_span(struct rlog *l, struct rlog_cursor *c, uint64_t max, int64_t *offset, int64_t *length, uint64_t *last_lsn,
               struct err *e);
 

@@ -1,10 +1,10 @@
 /* The writer's side of the log: begin, write, commit or abort, and the change of segments.
  *
- * Bytes of a record that is being written lie behind the end of the newest segment, where no reader looks; rlog_commit writes
- * the header (of a small record: header and payload in one pwrite) and only then moves the end, under the lock. Whatever
- * fails before that, the end has not moved. What is left behind it is given back by rlog_tail_clean, at once or, should that
- * fail too, before the next record: a payload may look like records, so recovery must never find its remains behind a later,
- * shorter record. */
+ * Bytes of a record that is being written lie behind the end of the newest segment, where no reader looks;
+ * rlog_commit writes the header (of a small record: header and payload in one pwrite) and only then moves the
+ * end, under the lock. Whatever fails before that, the end has not moved. What is left behind it is given
+ * back by rlog_tail_clean, at once or, should that fail too, before the next record: a payload may look like
+ * records, so recovery must never find its remains behind a later, shorter record. */
 #include "replicator/rlog_private.h"
 
 #include "lib/crc.h"
@@ -20,7 +20,8 @@ static int file_error(const struct rlog *l, const struct rlog_segment *s, int rc
     return err_errno(e, -rc, "%s/%016" PRIx64 ".log", l->dir, s->first);
 }
 
-/* The newest segment, as the writer sees it: the array needs the lock (trimming moves it), the pointer stays good until the writer itself changes segments. */
+/* The newest segment, as the writer sees it: the array needs the lock (trimming moves it), the pointer stays
+ * good until the writer itself changes segments. */
 static struct rlog_segment *current(struct rlog *l)
 {
     pthread_mutex_lock(&l->lock);
@@ -29,8 +30,9 @@ static struct rlog_segment *current(struct rlog *l)
     return s;
 }
 
-/* Reserves the segment's space, so that a full disk is met here and fdatasync has no allocation to write. It is no failure
- * when that is refused (no room for a whole segment; a file system without it): pwrite then finds out what there is room for. */
+/* Reserves the segment's space, so that a full disk is met here and fdatasync has no allocation to write. It
+ * is no failure when that is refused (no room for a whole segment; a file system without it): pwrite then
+ * finds out what there is room for. */
 static void preallocate(struct rlog *l, struct rlog_segment *s)
 {
     l->allocated = 0;
@@ -108,7 +110,8 @@ static int choose_segment(struct rlog *l, int64_t size, struct err *e)
     const struct rlog_segment *s = current(l);
     if (s && (s->end == 0 || s->end + size <= (int64_t)l->o.segment_size))
         return 0;
-    /* Recovery scans what is not sealed, and a reader's trust in old segments needs them sealed: the disk may lag so far. */
+    /* Recovery scans what is not sealed, and a reader's trust in old segments needs them sealed: the disk may
+     * lag so far. */
     if (s && count_unsealed(l) > RLOG_UNSEALED_MAX) {
         rc = rlog_sync(l, e);
         if (rc < 0)
@@ -128,17 +131,17 @@ int rlog_begin(struct rlog *l, const struct record_head *h, struct err *e)
             return rc;
     }
     if (h->pos.lsn != l->last.lsn + 1 || h->pos.epoch < l->last.epoch)
-        return err_set(e, -EINVAL, "%s: record %" PRIu64 "-%" PRIu64 " does not follow %" PRIu64 "-%" PRIu64, l->dir, h->pos.epoch,
-                       h->pos.lsn, l->last.epoch, l->last.lsn);
+        return err_set(e, -EINVAL, "%s: record %" PRIu64 "-%" PRIu64 " does not follow %" PRIu64 "-%" PRIu64,
+                       l->dir, h->pos.epoch, h->pos.lsn, l->last.epoch, l->last.lsn);
     if (h->type >= RECORD_CONTROL || h->name_len > LAYOUT_NAME_MAX)
-        return err_set(e, -EINVAL, "%s: a record of type %u with a name of %u bytes does not belong in a log", l->dir, h->type,
-                       h->name_len);
+        return err_set(e, -EINVAL, "%s: a record of type %u with a name of %u bytes does not belong in a log",
+                       l->dir, h->type, h->name_len);
     /* A header that cannot be read again would end the log there. */
     l->head = *h;
     l->head_size = record_head_encode(h, l->buf);
     if (record_head_decode(l->buf, l->head_size, &decoded) != (long)l->head_size)
-        return err_set(e, -EINVAL, "%s: a record of type %u must not have the name \"%.*s\"", l->dir, h->type, (int)h->name_len,
-                       h->name);
+        return err_set(e, -EINVAL, "%s: a record of type %u must not have the name \"%.*s\"", l->dir, h->type,
+                       (int)h->name_len, h->name);
     l->begun = true;
     l->streaming = false;
     l->payload_len = 0;
@@ -214,8 +217,8 @@ int rlog_write(struct rlog *l, const void *p, size_t n, struct err *e)
     return rc;
 }
 
-/* Writes zeros over preallocated blocks that a small record is about to use for the first time; see RLOG_ZERO_AHEAD. Only an
- * optimisation: what cannot be written here the record's own pwrite reports. */
+/* Writes zeros over preallocated blocks that a small record is about to use for the first time; see
+ * RLOG_ZERO_AHEAD. Only an optimisation: what cannot be written here the record's own pwrite reports. */
 static void zero_ahead(struct rlog *l, const struct rlog_segment *s, int64_t size)
 {
     int64_t n = MIN((int64_t)RLOG_ZERO_AHEAD, l->allocated - l->zeroed);
@@ -284,8 +287,8 @@ int rlog_commit_expect(struct rlog *l, uint32_t payload_len, uint32_t payload_cr
 {
     if (l->begun && (l->payload_len != payload_len || l->payload_crc != payload_crc)) {
         err_set(e, ERR_CORRUPT,
-                "record %" PRIu64 ": its payload of %" PRIu64 " bytes has checksum %08" PRIx32 ", its header says %" PRIu32
-                " bytes with %08" PRIx32,
+                "record %" PRIu64 ": its payload of %" PRIu64 " bytes has checksum %08" PRIx32
+                ", its header says %" PRIu32 " bytes with %08" PRIx32,
                 l->head.pos.lsn, l->payload_len, l->payload_crc, payload_len, payload_crc);
         rlog_abort(l);
         return ERR_CORRUPT;

@@ -1,17 +1,19 @@
 /* Inside the log: what rlog.c, rlog_append.c, rlog_sync.c, rlog_recover.c, rlog_segment.c and rlog_cursor.c share.
  *
  * Files of a log directory
- *   NNNNNNNNNNNNNNNN.log  a segment: whole records back to back; the name is the LSN of the first, in hex. The newest one is
- *                         preallocated, so zeros follow its last record. A segment that is closed and durable is cut to its
- *                         real length and made read-only ("sealed"): recovery trusts sealed segments and scans the others.
+ *   NNNNNNNNNNNNNNNN.log  a segment: whole records back to back; the name is the LSN of the first, in hex. The
+ *                         newest one is preallocated, so zeros follow its last record. A segment that is closed and
+ *                         durable is cut to its real length and made read-only ("sealed"): recovery trusts sealed
+ *                         segments and scans the others.
  *   base                  the position that the last rlog_reset gave, text; what an empty log continues.
  *
  * Locks, in the order in which they are taken
- *   files   one rlog_sync, rlog_reset or rlog_close at a time: who closes descriptors of segments. Held across disk waits.
+ *   files   one rlog_sync or rlog_reset at a time: who closes descriptors of segments. Held across disk waits.
  *   trim    one rlog_trim or rlog_reset at a time: who deletes segments. Held across unlink.
- *   lock    all that readers look at. Never held across a system call, so that rlog_last costs some tens of ns.
- * The writer's own fields have no lock: there is one writer at a time by contract. It alone changes what it and others read
- * (`end`, `last` of the newest segment), under `lock`, and so may read it without. */
+ *   lock    all that readers look at. Never held across a system call, so that rlog_last costs some ns.
+ *
+ * The writer's own fields have no lock: there is one writer at a time by contract. It alone changes `last` of the log and
+ * `end` and `last` of the newest segment, under `lock`, and so may read them without. */
 #ifndef EDGEFS_RLOG_PRIVATE_H
 #define EDGEFS_RLOG_PRIVATE_H
 
@@ -22,8 +24,9 @@
 #include <sys/types.h>
 
 #define RLOG_BUFFER (256u * 1024) /* payload bytes up to which a record is written in one piece */
-/* Written ahead of the end of the newest segment, as zeros. On ext4 a write into preallocated but never written blocks makes
- * the next fdatasync wait for a journal commit (141 µs with records of 4.5 KB; 83 µs into blocks that were written before). */
+/* Written ahead of the end of the newest segment, as zeros. On ext4 a write into preallocated but never
+ * written blocks makes the next fdatasync wait for a journal commit (141 µs with records of 4.5 KB; 83 µs
+ * into blocks that were written before). */
 #define RLOG_ZERO_AHEAD (128u * 1024)
 #define RLOG_INDEX_STRIDE (64u * 1024) /* least distance of entries of a sparse index */
 #define RLOG_INDEX_ENTRIES 1024u       /* a segment of segment_size has about so many at most */
@@ -67,7 +70,7 @@ struct rlog_segment {
     /* Of segments that are not sealed; fd is closed only by who holds `files`. */
     int fd;             /* read-write; -1: sealed */
     int64_t synced_end; /* bytes known to be durable */
-    bool suspect;       /* an fdatasync failed: the kernel may have dropped what was written since synced_end */
+    bool suspect; /* an fdatasync failed: the kernel may have dropped what was written since synced_end */
 };
 
 struct rlog {
@@ -79,7 +82,8 @@ struct rlog {
     pthread_mutex_t files, trim;
 
     pthread_mutex_t lock; /* this block */
-    struct rlog_segment **segments; /* ascending, without gaps between their LSNs; the last one is the newest */
+    /* ascending, without gaps between their LSNs; the last one is the newest */
+    struct rlog_segment **segments;
     size_t n_segments, room;
     struct position last;
     uint64_t bytes;
@@ -96,8 +100,8 @@ struct rlog {
     size_t head_size;
     uint64_t payload_len;
     uint32_t payload_crc;
-    uint8_t *buf; /* room for the header, right before the payload (of head_size), then RLOG_BUFFER of payload */
-    size_t buffered;
+    uint8_t *buf;      /* head_size bytes for the header, then up to RLOG_BUFFER of payload */
+    size_t buffered;   /* of payload in buf */
     bool tail_dirty;   /* the newest segment may have bytes of an aborted record behind its end */
     int64_t allocated; /* of the newest segment: bytes preallocated */
     int64_t zeroed;    /* of the newest segment: bytes written, zeros included */
@@ -113,7 +117,8 @@ void rlog_segment_free(struct rlog_segment *s); /* closes fd; NULL is fine */
 /* 0 or -errno with the file's name in e; -ENOENT too. */
 int rlog_segment_open(const struct rlog *l, uint64_t first, int flags, int *fd, struct err *e);
 
-/* Appends to / looks up in the array; `lock` held. find: the segment that lsn would be in, NULL if it is before all of them. */
+/* Appends to / looks up in the array; `lock` held. find: the segment that lsn would be in, NULL if it is
+ * before all of them. */
 int rlog_segments_add(struct rlog *l, struct rlog_segment *s);
 struct rlog_segment *rlog_segments_find(const struct rlog *l, uint64_t lsn);
 static inline struct rlog_segment *rlog_newest(const struct rlog *l)
@@ -131,11 +136,11 @@ const struct rlog_index_entry *rlog_index_by_offset(const struct rlog_index *x, 
 
 /* Walks over the records of one file. Fields but buf are set by the caller. */
 struct rlog_scan {
-    int fd;           /* the caller's */
-    int64_t offset;   /* of the next record */
-    int64_t end;      /* bytes from here on are nobody's */
-    uint64_t lsn;     /* that the next record must have */
-    uint8_t *buf;     /* RLOG_SCAN_BUFFER bytes */
+    int fd;         /* the caller's */
+    int64_t offset; /* of the next record */
+    int64_t end;    /* bytes from here on are nobody's */
+    uint64_t lsn;   /* that the next record must have */
+    uint8_t *buf;   /* RLOG_SCAN_BUFFER bytes */
     int64_t buf_offset;
     size_t buf_len;
     const char *damage; /* after ERR_CORRUPT: what is wrong with the record at offset */
@@ -143,12 +148,14 @@ struct rlog_scan {
 };
 int rlog_scan_init(struct rlog_scan *s, int fd, int64_t offset, int64_t end, uint64_t lsn, struct err *e);
 void rlog_scan_free(struct rlog_scan *s);
-/* 1: *h is the header of the record at *start (header offset), offset and lsn moved behind it. 0: offset has reached end.
- * ERR_CORRUPT: see damage, nothing moved, e untouched. -errno: reading failed, e untouched. With payload its CRC is checked. */
+/* 1: *h is the header of the record at *start (header offset), offset and lsn moved behind it. 0: offset has
+ * reached end. ERR_CORRUPT: see damage, nothing moved, e untouched. -errno: reading failed, e untouched. With
+ * payload its CRC is checked. */
 int rlog_scan_next(struct rlog_scan *s, bool payload, struct record_head *h, int64_t *start);
 
 /* Checks the CRC of a payload in a file. Returns 0, ERR_CORRUPT or -errno. buf: scratch of size bytes. */
-int rlog_payload_check(int fd, int64_t offset, uint32_t len, uint32_t crc, uint32_t want, uint8_t *buf, size_t size);
+int rlog_payload_check(int fd, int64_t offset, uint32_t len, uint32_t crc, uint32_t want, uint8_t *buf,
+                       size_t size);
 
 /* Reads up to n bytes, whole unless the file ends. Bytes read or -errno. */
 ssize_t rlog_pread(int fd, void *p, size_t n, int64_t offset);

@@ -1,10 +1,11 @@
 /* Opening a log directory: which files are trusted, which are scanned, and where the log is cut.
  *
- * A sealed (read-only) segment was durable when it was sealed, so a crash cannot have hurt it; only its first header is
- * looked at. The others may have lost any of their blocks if the power went: they are scanned from the oldest on, and the log
- * ends at the first record that does not check, even if later segments hold records that do (there would be a gap). The newest
- * is scanned always; if all that were scanned hold no record, so is the one before them, because the position of
- * the last record, its epoch included, must come from somewhere. */
+ * A sealed (read-only) segment was durable when it was sealed, so a crash cannot have hurt it; only its first
+ * header is looked at. The others may have lost any of their blocks if the power went: they are scanned from
+ * the oldest on, and the log ends at the first record that does not check, even if later segments hold
+ * records that do (there would be a gap). The newest is scanned always; if all that were scanned hold no
+ * record, so is the one before them, because the position of the last record, its epoch included, must come
+ * from somewhere. */
 #include "replicator/rlog_private.h"
 
 #include "lib/durable.h"
@@ -22,15 +23,17 @@
 
 /* ---- base ---- */
 
-/* "edgefs-log 1\nEPOCH LSN STATE\n"; STATE: "ready", or "resetting" while the segments of before may still be there. */
+/* "edgefs-log 1\nEPOCH LSN STATE\n"; STATE: "ready", or "resetting" while the segments of before may still be
+ * there. */
 int rlog_base_write(struct rlog *l, struct position pos, bool resetting, struct err *e)
 {
     char text[128];
     int n = snprintf(text, sizeof text, BASE_FORMAT "%" PRIu64 " %" PRIu64 " %s\n", pos.epoch, pos.lsn,
                      resetting ? "resetting" : "ready");
-    if (durable_replace(l->dirfd, BASE, text, (size_t)n, 0600, e) < 0)
-        return err_wrap(e, "%s", l->dir);
-    return 0;
+    int rc = durable_replace(l->dirfd, BASE, text, (size_t)n, 0600, e);
+    if (rc < 0)
+        err_wrap(e, "%s", l->dir);
+    return rc;
 }
 
 /* 1 if there is one, 0 if not, or an error. */
@@ -41,19 +44,24 @@ static int base_read(struct rlog *l, struct position *pos, bool *resetting, stru
     int rc = durable_read(l->dirfd, BASE, BASE_MAX, &text, &n, e);
     if (rc == -ENOENT)
         return 0;
-    if (rc < 0)
-        return err_wrap(e, "%s", l->dir);
+    if (rc < 0) {
+        err_wrap(e, "%s", l->dir);
+        return rc;
+    }
 
     const size_t head = sizeof BASE_FORMAT - 1;
     int used = 0;
     char state[16];
-    bool good = n > head && strlen(text) == n && memcmp(text, BASE_FORMAT, head) == 0 &&
-                sscanf(text + head, "%" SCNu64 " %" SCNu64 " %15[a-z]%n", &pos->epoch, &pos->lsn, state, &used) == 3;
+    bool good =
+        n > head && strlen(text) == n && memcmp(text, BASE_FORMAT, head) == 0 &&
+        sscanf(text + head, "%" SCNu64 " %" SCNu64 " %15[a-z]%n", &pos->epoch, &pos->lsn, state, &used) == 3;
     if (good) {
         *resetting = strcmp(state, "resetting") == 0;
         good = (*resetting || strcmp(state, "ready") == 0) && strcmp(text + head + used, "\n") == 0;
     }
-    return good ? 1 : err_set(e, ERR_CORRUPT, "%s/" BASE ": not two lines \"edgefs-log 1\" and \"EPOCH LSN ready\"", l->dir);
+    return good ? 1
+                : err_set(e, ERR_CORRUPT,
+                          "%s/" BASE ": not two lines \"edgefs-log 1\" and \"EPOCH LSN ready\"", l->dir);
 }
 
 /* ---- the directory ---- */
@@ -74,7 +82,9 @@ static int found_compare(const void *a, const void *b)
 static int list_segments(struct rlog *l, struct found **list, size_t *n, struct err *e)
 {
     size_t room = 0;
-    int fd = openat(l->dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* a descriptor of its own: readdir moves the offset */
+    int fd =
+        openat(l->dirfd, ".",
+               O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* a descriptor of its own: readdir moves the offset */
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
     if (!d) {
         int saved = errno;
@@ -160,11 +170,14 @@ static int load_sealed(struct rlog *l, struct rlog_segment *s, int64_t size, str
         s->first_us = h.timestamp;
         return 0;
     }
-    return err_set(e, rc == 0 ? ERR_CORRUPT : rc, "%s/%016" PRIx64 ".log: offset 0: %s", l->dir, s->first,
-                   rc == 0 ? "the file is empty" : rc == ERR_CORRUPT ? scan.damage : strerror(-rc));
+    if (rc < 0 && rc != ERR_CORRUPT)
+        return err_errno(e, -rc, "reading %s/%016" PRIx64 ".log", l->dir, s->first);
+    return err_set(e, ERR_CORRUPT, "%s/%016" PRIx64 ".log: offset 0: %s", l->dir, s->first,
+                   rc == 0 ? "the file is empty" : scan.damage);
 }
 
-/* Whether file bytes from..size are all zero; holes and blocks that were never written are skipped. On a doubt false. */
+/* Whether file bytes from..size are all zero; holes and blocks that were never written are skipped. On a
+ * doubt false. */
 static bool rest_is_zero(int fd, int64_t from, int64_t size)
 {
     static const char zeros[4096];
@@ -191,8 +204,8 @@ static int open_unsealed(struct rlog *l, struct rlog_segment *s, bool sealed, st
     return rlog_segment_open(l, s->first, O_RDWR, &s->fd, e);
 }
 
-/* Scans a segment's records, payloads included, and cuts its file behind the last whole one. Sets *last and *any if there is
- * one. *cut: what was behind it was not just unused space. */
+/* Scans a segment's records, payloads included, and cuts its file behind the last whole one. Sets *last and
+ * *any if there is one. *cut: what was behind it was not just unused space. */
 static int scan_segment(struct rlog *l, struct rlog_segment *s, int64_t size, bool *cut, struct err *e)
 {
     struct rlog_scan scan;
@@ -229,7 +242,9 @@ static int drop_later(struct rlog *l, const struct found *list, size_t i, size_t
 {
     int rc = 0;
     for (size_t k = n; rc == 0 && k > i; k--) { /* newest first: what is left stays without gaps */
-        log_warn("log", "%s/%016" PRIx64 ".log (%" PRId64 " bytes) is deleted: it does not continue the log, which ends with LSN %" PRIu64,
+        log_warn("log",
+                 "%s/%016" PRIx64 ".log (%" PRId64
+                 " bytes) is deleted: it does not continue the log, which ends with LSN %" PRIu64,
                  l->dir, list[k - 1].first, list[k - 1].size, l->last.lsn);
         rc = delete_file(l, list[k - 1].first, e);
         l->dir_dirty = true;
@@ -296,15 +311,15 @@ static int load_segments(struct rlog *l, const struct found *list, size_t n, str
 }
 
 /* Where a log without any record stands: where its first segment, or base, says. */
-static int empty_position(struct rlog *l, bool have_base, struct position base)
+static void empty_position(struct rlog *l, bool have_base, struct position base)
 {
     const struct rlog_segment *s = rlog_newest(l);
     l->last = have_base ? base : (struct position){0, 0};
     if (s && s->first != l->last.lsn + 1) {
         l->last = (struct position){.epoch = 0, .lsn = s->first - 1};
-        log_warn("log", "%s: no record is left; the epoch of LSN %" PRIu64 " is not known any more", l->dir, l->last.lsn);
+        log_warn("log", "%s: no record is left; the epoch of LSN %" PRIu64 " is not known any more", l->dir,
+                 l->last.lsn);
     }
-    return 0;
 }
 
 /* A clean start: everything that was scanned is made durable, and closed segments sealed. */
@@ -352,7 +367,9 @@ int rlog_recover(struct rlog *l, struct err *e)
     if (rc < 0)
         return rc;
     if (have_base && n > 0 && list[0].first <= base.lsn)
-        return err_set(e, ERR_CORRUPT, "%s: segment %016" PRIx64 ".log is from before LSN %" PRIu64 ", where " BASE " says the log begins",
+        return err_set(e, ERR_CORRUPT,
+                       "%s: segment %016" PRIx64 ".log is from before LSN %" PRIu64 ", where " BASE
+                       " says the log begins",
                        l->dir, list[0].first, base.lsn + 1);
     if (n > 0) {
         rc = load_segments(l, list, n, e);
@@ -360,6 +377,6 @@ int rlog_recover(struct rlog *l, struct err *e)
             return rc;
     }
     if (l->last.lsn == 0 || n == 0)
-        rc = empty_position(l, have_base, base);
-    return rc < 0 ? rc : settle(l, e);
+        empty_position(l, have_base == 1, base);
+    return settle(l, e);
 }

@@ -84,7 +84,9 @@ int rlog_segments_add(struct rlog *l, struct rlog_segment *s)
 
 struct rlog_segment *rlog_segments_find(const struct rlog *l, uint64_t lsn)
 {
-    size_t low = 0, high = l->n_segments; /* segments before low begin at or before lsn, those from high on behind it */
+    size_t low = 0,
+           high =
+               l->n_segments; /* segments before low begin at or before lsn, those from high on behind it */
     while (low < high) {
         size_t middle = low + (high - low) / 2;
         if (l->segments[middle]->first <= lsn)
@@ -178,7 +180,8 @@ int rlog_pwrite(int fd, const void *p, size_t n, int64_t offset)
     return 0;
 }
 
-int rlog_payload_check(int fd, int64_t offset, uint32_t len, uint32_t crc, uint32_t want, uint8_t *buf, size_t size)
+int rlog_payload_check(int fd, int64_t offset, uint32_t len, uint32_t crc, uint32_t want, uint8_t *buf,
+                       size_t size)
 {
     while (len > 0) {
         size_t piece = MIN(size, (size_t)len);
@@ -209,12 +212,13 @@ void rlog_scan_free(struct rlog_scan *s)
     s->buf = NULL;
 }
 
-/* Makes *p point to the buffered bytes from s->offset on: at least RECORD_HEAD_MAX unless the end is nearer. Returns how many,
- * or -errno. */
+/* Makes *p point to the buffered bytes from s->offset on: at least RECORD_HEAD_MAX unless the end is nearer.
+ * Returns how many, or -errno. */
 static ssize_t scan_peek(struct rlog_scan *s, const uint8_t **p)
 {
     size_t want = (size_t)MIN((int64_t)RECORD_HEAD_MAX, s->end - s->offset);
-    bool inside = s->offset >= s->buf_offset && s->offset + (int64_t)want <= s->buf_offset + (int64_t)s->buf_len;
+    bool inside =
+        s->offset >= s->buf_offset && s->offset + (int64_t)want <= s->buf_offset + (int64_t)s->buf_len;
     if (!inside) {
         size_t n = (size_t)MIN((int64_t)RLOG_SCAN_BUFFER, s->end - s->offset);
         s->buf_len = 0; /* nothing is in it should reading fail */

@@ -1,7 +1,7 @@
 /* Durability of the log: fdatasync of what was appended, and the sealing of closed segments.
  *
- * Any number of threads may ask at once: one does the work for all that was committed before it began, the others wait for
- * `files` and then mostly find theirs done. */
+ * Any number of threads may ask at once: one does the work for all that was committed before it began, the
+ * others wait for `files` and then mostly find theirs done. */
 #include "replicator/rlog_private.h"
 
 #include <errno.h>
@@ -24,9 +24,9 @@ int rlog_seal(struct rlog *l, struct rlog_segment *s, struct err *e)
     return 0;
 }
 
-/* After a failed fdatasync the kernel has forgotten which pages it could not write, and the next fdatasync would say 0. The
- * pages are most likely still in memory: written to the file once more they are dirty again, and the checksums of
- * the records tell whether they were all there. */
+/* After a failed fdatasync the kernel has forgotten which pages it could not write, and the next fdatasync
+ * would say 0. The pages are most likely still in memory: written to the file once more they are dirty again,
+ * and the checksums of the records tell whether they were all there. */
 static int write_again(const struct rlog *l, const struct rlog_segment *s, int64_t end, struct err *e)
 {
     struct rlog_scan scan;
@@ -44,8 +44,8 @@ static int write_again(const struct rlog *l, const struct rlog_segment *s, int64
         rc = file_error(l, s, rc, e);
     while (rc == 0 && (rc = rlog_scan_next(&scan, true, &h, &start)) != 0) {
         if (rc == ERR_CORRUPT)
-            err_set(e, rc, "%s/%016" PRIx64 ".log: offset %" PRId64 ": %s, after the disk failed to write it", l->dir, s->first,
-                    scan.offset, scan.damage);
+            err_set(e, rc, "%s/%016" PRIx64 ".log: offset %" PRId64 ": %s, after the disk failed to write it",
+                    l->dir, s->first, scan.offset, scan.damage);
         else if (rc < 0)
             file_error(l, s, rc, e);
         else
@@ -100,7 +100,8 @@ int rlog_sync(struct rlog *l, struct err *e)
         if (s->fd >= 0)
             jobs[n++] = (struct job){.s = s, .end = s->end, .last = s->last, .closed = s != rlog_newest(l)};
     }
-    const bool done = l->durable >= wanted && n <= 1; /* somebody else has done it meanwhile, and nothing is to be sealed */
+    const bool done =
+        l->durable >= wanted && n <= 1; /* somebody else has done it meanwhile, and nothing is to be sealed */
     const bool dir_dirty = !done && l->dir_dirty;
     l->dir_dirty = l->dir_dirty && done;
     pthread_mutex_unlock(&l->lock);

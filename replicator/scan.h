@@ -23,10 +23,10 @@ struct scan_result {
 struct scan;
 
 /* Opens db through the mount (libsqlite3 recovers it first if it has to) and reads all of it. Blocks for as long as reading takes; the caller
- * must be a thread that may call into the mount, without any database lock. On success the scan holds what keeps
+ * must be a thread that may call into the mount, without any database lock (db->sqlite is taken and held until scan_close). On success the scan holds what keeps
  * the state readable (slot 4 or SHARED) until scan_close.
  * ERR_NOT_DATABASE: no SQLite database (or an empty file: then commit 0 and success). ERR_AGAIN_LATER: busy, or changing too fast. */
-int scan_open(struct node *n, const char *name, struct scan **out, struct scan_result *r, struct err *e);
+int scan_open(struct node *n, struct database *db, struct scan **out, struct scan_result *r, struct err *e);
 /* Reads page pgno of the state again, into buf of page_size bytes. */
 int scan_page(struct scan *s, uint32_t pgno, void *buf, struct err *e);
 void scan_close(struct scan *s);

@@ -1,15 +1,30 @@
-/* GET /v1/stream: the sending end. All in the HTTP loop's thread but stream_server_wake and _handoff. */
+/* GET /v1/stream: the sending end. All in the HTTP loop's thread but stream_server_wake and _handoff.
+ *
+ *   CATCHING UP ──no more records──► LIVE     one state really: "send what is there while the client takes it"; the difference is only
+ *        ▲                             │      whether bytes go by sendfile (32 KiB and more) or from one shared buffer
+ *        └───────── wake ──────────────┘
+ *        │ trimmed, damaged, handed over, server stops
+ *        ▼
+ *      ENDED  (last frame GOODBYE or HANDOFF, then the connection closes)                                                     */
 #ifndef EDGEFS_STREAM_SERVER_H
 #define EDGEFS_STREAM_SERVER_H
 
 #include "replicator/node.h"
+struct event_base;
 struct http_request;
 struct stream_server;
 
-int stream_server_open(struct node *n, struct stream_server **out, struct err *e);
+/* n->http, n->rlog, n->replicas and n->epochs are set. Registers stream_server_wake with n->sequencer: before other threads run. */
+int stream_server_open(struct node *n, struct event_base *base, struct stream_server **out, struct err *e);
+/* Says GOODBYE to every stream and ends it. The loop's thread, while n->http is still open; what is being sent is lost if the server
+ * is closed next. */
+void stream_server_stop(struct stream_server *s);
+/* After n->http was closed (so no stream is left) and no other thread appends to the log any more. */
 void stream_server_close(struct stream_server *s);
-/* The route's handler. */
+/* The route's handler; ctx is the stream_server. */
 void stream_server_handle(struct http_request *req, void *ctx);
+/* Streams open now. Any thread. */
+unsigned stream_server_count(const struct stream_server *s);
 /* The log has grown (sequencer_on_append's listener; any thread; cheap when nobody listens or a wake is already under way). */
 void stream_server_wake(void *stream_server);
 /* Sends HANDOFF to every stream and ends them (any thread; returns at once). */

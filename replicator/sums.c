@@ -4,6 +4,7 @@
 #include "lib/crc.h"
 #include "lib/log.h"
 #include "lib/util.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -157,6 +158,31 @@ void sums_remove(int dirfd, const char *name)
     file_name(name, file);
     if (unlinkat(dirfd, file, 0) && errno != ENOENT)
         log_warn("sums", "cannot remove the checksum file %s of %s: %s", file, name, err_name(errno));
+}
+
+int sums_each(int dirfd, int (*fn)(void *ctx, const char *name), void *ctx)
+{
+    int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = 0;
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    if (!d) {
+        if (fd >= 0)
+            close(fd);
+        return -errno;
+    }
+    struct dirent *de;
+    while (!rc && (de = readdir(d))) {
+        struct sums_file_header h;
+        size_t n = strlen(de->d_name);
+        if (n < 5 || strcmp(de->d_name + n - 5, ".sums") != 0)
+            continue;
+        _cleanup_fd_ int f = openat(fd, de->d_name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+        if (f < 0 || pread(f, &h, sizeof h, 0) != (ssize_t)sizeof h || h.magic != SUMS_MAGIC || h.name_len > LAYOUT_NAME_MAX)
+            continue;
+        h.name[h.name_len] = 0;
+        rc = fn(ctx, h.name);
+    }
+    closedir(d);
+    return rc;
 }
 
 const struct dbstate *sums_state(const struct sums *s)

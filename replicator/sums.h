@@ -26,7 +26,9 @@ struct dbstate {
     /* How far that state reaches in the WAL: all frames up to wal_frame of the generation with these salts. 0,0,0: the
      * database file alone is that state. */
     uint32_t wal_salt1, wal_salt2, wal_frame;
-    uint32_t wal_mode; /* 1: header says WAL, 0: rollback journal */
+    uint32_t wal_mode;    /* 1: header says WAL, 0: rollback journal */
+    uint32_t needs_image; /* replica: 1: this copy cannot be continued from the log */
+    uint32_t reserved;    /* 0 */
 };
 
 struct sums;
@@ -35,6 +37,8 @@ struct sums;
 int sums_open(int dirfd, const char *name, struct sums **out, struct err *e);
 /* Closes; clean: the state is the truth about the database and nobody will change it before the next open. */
 void sums_close(struct sums *s, bool clean);
+/* Calls fn with the database name of every sidecar in the directory dirfd. Stops at the first non-zero return, which it returns; or -errno. */
+int sums_each(int dirfd, int (*fn)(void *ctx, const char *name), void *ctx);
 /* Removes the sidecar of name; absent is fine. */
 void sums_remove(int dirfd, const char *name);
 

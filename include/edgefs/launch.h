@@ -5,9 +5,14 @@
  *   EDGEFS_FUSE_FD      edgefs-fs: the mounted /dev/fuse descriptor
  *   EDGEFS_TABLE_FD     edgefs-fs: a memory file, empty at the first start, that outlives every edgefs-fs of this mount
  *   EDGEFS_HOOKS_FD     edgefs-fs: the listening socket of <data>/run/hooks.sock
+ *   EDGEFS_LOCK_FD      both: holds the flock on <data>/db for as long as any program of the node lives. Leave it open, and out of
+ *                       the hands of further processes (ctl/launcher/datadir.h)
  * Children get the launcher's own configuration arguments (-c FILE, --dir DIR, --data DIR). A child exits when its
  * EDGEFS_LAUNCHER_FD reaches end of file (the launcher is gone) unless it is edgefs-fs, which goes on serving the mount
  * until the kernel says that it is unmounted (read of /dev/fuse: ENODEV).
+ *
+ * Exit statuses that mean something: 2, at the very first start: the configuration is bad, the launcher exits 2, too;
+ * LAUNCH_EXIT_NO_RESEND of a successor of edgefs-fs: this kernel cannot hand the mount over, the launcher mounts afresh.
  *
  * Messages are one packet each, host byte order: struct launch_msg, then name_len bytes of name. Descriptors travel as
  * SCM_RIGHTS. */
@@ -18,9 +23,11 @@
 
 #define LAUNCH_FENCE_FDS 2 /* of a fence: [0] the database file, [1] its -shm file (absent in rollback mode) */
 #define LAUNCH_PACKET_MAX 4096
+#define LAUNCH_EXIT_NO_RESEND 3
 
 enum launch_kind {
-    LAUNCH_READY = 1, /* child → launcher: edgefs-fs: the mount is served; edgefs-replicator: the role is known to edgefs-fs */
+    LAUNCH_READY = 1, /* child → launcher: edgefs-fs: the mount is served; edgefs-replicator: the role is known to edgefs-fs.
+                       * The name, if there is one, is the program's version (EDGEFS_VERSION), for people to read */
     LAUNCH_FENCE_PUT, /* replicator → launcher: keep these descriptors under this name, replacing (closing) older ones */
     LAUNCH_FENCE_DROP,  /* replicator → launcher: close the descriptors of this name */
     LAUNCH_FENCE_LIST,  /* replicator → launcher: send what you keep … */

@@ -7,6 +7,7 @@
 #define LAYOUT_LOG "log"                   /* segments, NNNNNNNNNNNNNNNN.log */
 #define LAYOUT_SUMS "sums"                 /* one page-checksum sidecar per database */
 #define LAYOUT_ORPHANS "orphans"           /* files unlinked while open, named by inode number (edgefs-fs) */
+#define LAYOUT_QUARANTINE "quarantine"     /* what a replica had and its primary had not: kept, never served */
 #define LAYOUT_RUN "run"                   /* sockets */
 #define LAYOUT_LOCK "lock"                 /* held (flock) by the launcher of this data directory */
 #define LAYOUT_ROLE "role.json"            /* who is primary, as this node last knew */

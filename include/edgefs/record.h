@@ -39,12 +39,14 @@ enum record_type {
     RECORD_STATE = 6, /* the database has a new state whose pages are not in the log (an import, a first sight, a
                        * transaction too large for a record): payload struct record_state; receivers fetch an image */
     RECORD_CONTROL = 128,
-    RECORD_HEARTBEAT = 128, /* each second, and at the start of a stream; no payload */
+    RECORD_HEARTBEAT = 128, /* each second, and at the start of a stream. Payload of the first: JSON {"epochs":[[epoch,first_lsn],…],
+                             * "node":NAME,"role":ROLE,"primary":NAME,"primary_url":URL,"lag_ms":N|null}; of the others: none, or
+                             * {"lag_ms":N} if the server itself is behind. A reader ignores members that it does not know */
     RECORD_RESET = 129,     /* what follows does not continue the client's position: the log restarts at LSN + 1 of this
-                             * frame, and every database needs an image. Payload: JSON {"epochs":[[epoch,first_lsn],…],
-                             * "databases":[{"name":…},…]} */
+                             * frame, and every database needs an image. Payload: JSON, as of the first HEARTBEAT, and
+                             * "databases":[{"name":…},…] */
     RECORD_HANDOFF = 130,   /* payload: JSON {"primary":NAME,"url":URL,"epoch":N}: follow that node from now on */
-    RECORD_GOODBYE = 131,   /* the server stops; reconnect with back-off. payload: a reason for the log */
+    RECORD_GOODBYE = 131,   /* the server ends the stream; reconnect with back-off. Payload: JSON {"reason":TEXT}, for the log */
 };
 
 struct record_head {

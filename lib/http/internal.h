@@ -188,6 +188,13 @@ static inline size_t http_conn_pending(const struct http_conn *c)
     return evbuffer_get_length(c->out);
 }
 
+/* A drain callback is due. */
+static inline bool http_conn_drained(const struct http_conn *c)
+{
+    const struct http_request *r = c->req;
+    return c->state != CONN_DEAD && r && !r->ended && r->on_drain && r->above_low && http_conn_pending(c) <= r->low_water;
+}
+
 /* response.c */
 /* The reply's close decision for a body that was not read to its end. */
 bool http_conn_discardable(const struct http_conn *c);

@@ -70,7 +70,7 @@ int http_conn_push(struct http_conn *c)
         return 0;
     int r = http_conn_flush(c);
     /* The drain callback never comes from inside http_write. */
-    if (c->req && c->req->above_low && c->req->on_drain && http_conn_pending(c) <= c->req->low_water)
+    if (http_conn_drained(c))
         http_conn_kick(c);
     return r;
 }

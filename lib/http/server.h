@@ -104,8 +104,8 @@ uint16_t http_server_port(const struct http_server *s);
  * streams are their handlers' to end. `done` (or NULL) is called from the loop once no connection is left. */
 void http_server_stop_listening(struct http_server *s, void (*done)(void *arg), void *arg);
 
-/* Ends everything at once: closed callbacks are called from inside, posted functions that have not run yet run. Not to be called
- * from a handler or callback of this server (http_server_post it to… another loop's turn: event_base_once). NULL: nothing. */
+/* Ends everything at once: closed callbacks are called from inside (HTTP_ABORTED), posted functions that have not run yet run. Not
+ * to be called from any handler or callback of this server. Before event_base_free. NULL: nothing. */
 void http_server_close(struct http_server *s);
 
 void http_server_stats(const struct http_server *s, struct http_server_stats *out);
@@ -117,7 +117,8 @@ void http_server_stats(const struct http_server *s, struct http_server_stats *ou
 int http_server_post(struct http_server *s, void (*fn)(void *arg), void *arg);
 
 /* A wake-up that can be given again and again from any thread without allocating: several before fn ran are one, one given while fn
- * runs makes it run again. new: NULL if memory is short. free: the loop's thread; fn does not run any more afterwards. */
+ * runs makes it run again. new: NULL if memory is short. free: the loop's thread, once no other thread can wake it any more and before
+ * http_server_close; fn does not run afterwards. */
 struct http_wake *http_wake_new(struct http_server *s, void (*fn)(void *arg), void *arg);
 void http_wake(struct http_wake *w); /* any thread; one eventfd write if the loop has nothing posted already */
 void http_wake_free(struct http_wake *w);
@@ -181,7 +182,7 @@ enum http_closed {
     HTTP_GONE,     /* the client went away, or ran into a time-out */
     HTTP_ABORTED,  /* http_abort, a failed write, or http_server_close */
 };
-/* See top. May be set once, while the request is the handler's. */
+/* See top. To be set in the handler, before it returns. */
 void http_set_closed(struct http_request *req, void (*cb)(struct http_request *req, enum http_closed why, void *arg), void *arg);
 
 /* The reply is complete. If fewer bytes were written than announced, it is aborted instead. */

@@ -185,7 +185,8 @@ class Node:
         with open(self.log_file, "ab") as log:
             log.write(f"---- {' '.join(argv)}\n".encode())
             log.flush()
-            self.process = subprocess.Popen(argv, stdin=stdin, stdout=log, stderr=log, env=env)
+            # A session of its own: Ctrl-C is for us, who then stop the nodes in order.
+            self.process = subprocess.Popen(argv, stdin=stdin, stdout=log, stderr=log, env=env, start_new_session=True)
         self.seen[self.process.pid] = start_time(self.process.pid)
         if wait:
             self.wait_ready()
@@ -399,8 +400,8 @@ class Cluster:
         a, b, c = cluster.nodes
     """
 
-    def __init__(self, n, passthrough=True, start=True, extra="", **node_args):
-        self.tmp = tempfile.mkdtemp(prefix="efs-")
+    def __init__(self, n, passthrough=True, start=True, extra="", prefix="efs-", **node_args):
+        self.tmp = tempfile.mkdtemp(prefix=prefix)
         self.passthrough = passthrough
         self.loads = []
         self.nodes = []
@@ -738,8 +739,8 @@ def make_load_db(node, name="load.db", pragmas=()):
 
 
 def check_exactly_once(node, name, writers, died=False):
-    """Every acknowledged (writer, number) is in the database once, and nothing else is. died: a writer that was stopped
-    in the middle may have one more row, committed and never acknowledged."""
+    """Every acknowledged (writer, number) is in the database once, and nothing else is. died: each writer that was killed
+    may have one more row, committed and never acknowledged."""
     acked = [row for w in writers for row in w.acked()]
     assert len(acked) == len(set(acked)), "a writer acknowledged something twice: the test is wrong"
     rows = node.sql(name, "SELECT w, s, count(*) FROM t GROUP BY w, s")
@@ -777,7 +778,7 @@ def both_modes(cls):
     return None
 
 
-def timeout(seconds):
+def within(seconds):
     """Decorator of a test method: the seconds that scripts/check gives it."""
 
     def mark(method):

@@ -1,4 +1,4 @@
-#include "ctl/launcher/fences.h"
+#include "ctl/launcher/keeper.h"
 
 #include "edgefs/layout.h"
 #include "lib/util.h"
@@ -8,7 +8,7 @@
 #define uthash_nonfatal_oom(element) ((void)(element))
 #include <uthash.h>
 
-struct fence {
+struct kept {
     UT_hash_handle hh;
     int fds[LAUNCH_FENCE_FDS];
     int nfds;
@@ -16,14 +16,14 @@ struct fence {
     char name[];
 };
 
-struct fences {
-    struct fence *table; /* by name, in order of arrival */
+struct keeper {
+    struct kept *table; /* by name, in order of arrival */
     unsigned max;
 };
 
-struct fences *fences_new(unsigned max)
+struct keeper *keeper_new(unsigned max)
 {
-    struct fences *f = calloc(1, sizeof *f);
+    struct keeper *f = calloc(1, sizeof *f);
     if (f)
         f->max = max;
     return f;
@@ -36,44 +36,44 @@ static void close_fds(const int *fds, int n)
             close(fds[i]);
 }
 
-static void destroy(struct fences *f, struct fence *at)
+static void destroy(struct keeper *f, struct kept *at)
 {
     HASH_DEL(f->table, at);
     close_fds(at->fds, at->nfds);
     free(at);
 }
 
-void fences_close_all(struct fences *f)
+void keeper_close_all(struct keeper *f)
 {
-    struct fence *at, *next;
+    struct kept *at, *next;
     HASH_ITER(hh, f->table, at, next)
         destroy(f, at);
 }
 
-void fences_free(struct fences *f)
+void keeper_free(struct keeper *f)
 {
     if (!f)
         return;
-    fences_close_all(f);
+    keeper_close_all(f);
     free(f);
 }
 
-unsigned fences_count(const struct fences *f)
+unsigned keeper_count(const struct keeper *f)
 {
     return HASH_COUNT(f->table);
 }
 
-static struct fence *find(const struct fences *f, const char *name, size_t len)
+static struct kept *find(const struct keeper *f, const char *name, size_t len)
 {
-    struct fence *at;
+    struct kept *at;
     HASH_FIND(hh, f->table, name, len, at);
     return at;
 }
 
 /* A new entry, in the table; NULL: out of memory. */
-static struct fence *add(struct fences *f, const char *name, size_t len)
+static struct kept *add(struct keeper *f, const char *name, size_t len)
 {
-    struct fence *at = calloc(1, sizeof *at + len);
+    struct kept *at = calloc(1, sizeof *at + len);
     if (!at)
         return NULL;
     memcpy(at->name, name, len);
@@ -86,15 +86,15 @@ static struct fence *add(struct fences *f, const char *name, size_t len)
     return at;
 }
 
-int fences_put(struct fences *f, const char *name, size_t len, const int *fds, int nfds)
+int keeper_put(struct keeper *f, const char *name, size_t len, const int *fds, int nfds)
 {
     int rc = 0;
-    struct fence *at = NULL;
+    struct kept *at = NULL;
     if (nfds < 1 || nfds > LAUNCH_FENCE_FDS || len < 1 || len > LAYOUT_NAME_MAX)
         rc = -EINVAL;
     else if ((at = find(f, name, len)))
         close_fds(at->fds, at->nfds);
-    else if (fences_count(f) >= f->max)
+    else if (keeper_count(f) >= f->max)
         rc = -ENOSPC;
     else if (!(at = add(f, name, len)))
         rc = -ENOMEM;
@@ -107,33 +107,33 @@ int fences_put(struct fences *f, const char *name, size_t len, const int *fds, i
     return 0;
 }
 
-int fences_drop(struct fences *f, const char *name, size_t len)
+int keeper_drop(struct keeper *f, const char *name, size_t len)
 {
     if (len < 1 || len > LAYOUT_NAME_MAX)
         return -EINVAL;
-    struct fence *at = find(f, name, len);
+    struct kept *at = find(f, name, len);
     if (at)
         destroy(f, at);
     return 0;
 }
 
-const struct fence *fences_first(const struct fences *f)
+const struct kept *keeper_first(const struct keeper *f)
 {
     return f->table;
 }
 
-const struct fence *fences_next(const struct fence *at)
+const struct kept *keeper_next(const struct kept *at)
 {
     return at->hh.next;
 }
 
-const char *fence_name(const struct fence *at, size_t *len)
+const char *kept_name(const struct kept *at, size_t *len)
 {
     *len = at->len;
     return at->name;
 }
 
-int fence_fds(const struct fence *at, int fds[LAUNCH_FENCE_FDS])
+int kept_fds(const struct kept *at, int fds[LAUNCH_FENCE_FDS])
 {
     memcpy(fds, at->fds, sizeof at->fds);
     return at->nfds;

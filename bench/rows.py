@@ -1,0 +1,488 @@
+"""The rows of `make bench`: each one function of (cluster mode, sources), returning report.Line objects. Python's standard library only.
+
+A row alternates EdgeFS and a plain directory, in changing order, and compares pair by pair. Drivers whose speed matters are the C programs of
+this folder; nodes come from the integration tests' harness."""
+
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+
+import harness
+from report import Line
+
+TOOLS = os.path.join(harness.BUILD, "bench")
+REPS = 5
+BIG = 500  # MB of the database that is copied
+READ_DB = 100  # MB of the database that is read
+
+
+# ---- tools ----
+
+
+def tool(name, *args, timeout=60):
+    """Runs a driver of this folder. Returns what it reported (a dict)."""
+    done = subprocess.run([os.path.join(TOOLS, name), *map(str, args)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True, timeout=timeout, check=False)
+    if done.returncode != 0:
+        raise AssertionError(f"bench/{name} {' '.join(map(str, args))}: {done.stderr.strip()}")
+    return json.loads(done.stdout)
+
+
+@contextlib.contextmanager
+def running(name, *args):
+    """A driver in the background; SIGTERM at the end of the block. Yields a dict that has its report afterwards."""
+    process = subprocess.Popen([os.path.join(TOOLS, name), *map(str, args)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    result = {}
+    try:
+        yield result
+        ended = process.poll()
+        process.terminate()
+        out, err = process.communicate(timeout=30)
+        if ended is not None or process.returncode != 0:
+            raise AssertionError(f"bench/{name} ended ({process.returncode}): {err.strip()}")
+        result.update(json.loads(out))
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+class Sources:
+    """Database files that rows copy or import, made once a run, by size in MB. A context manager."""
+
+    def __enter__(self):
+        self.folder = tempfile.mkdtemp(prefix="efs-bench-")
+        self.made = {}
+        return self
+
+    def __exit__(self, *_):
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def get(self, mb):
+        if mb not in self.made:
+            path = os.path.join(self.folder, f"{mb}.db")
+            tool("fill", path, "--mb", mb, timeout=120)
+            self.made[mb] = path
+        return self.made[mb]
+
+
+@contextlib.contextmanager
+def plain_dir():
+    folder = tempfile.mkdtemp(prefix="efs-plain-")
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def paired(edgefs, plain, reps=REPS):
+    """Runs both alternately, the first one changing. Returns [(edgefs, plain), …] of what they returned."""
+    pairs = []
+    for i in range(reps):
+        if i % 2:
+            p, e = plain(i), edgefs(i)
+        else:
+            e, p = edgefs(i), plain(i)
+        pairs.append((e, p))
+    return pairs
+
+
+def compare(line, pairs, unit, at_least=None, at_most=None, digits=0):
+    """Fills in the numbers of a line from [(edgefs, plain), …] and judges the median ratio."""
+    ratios = [e / p for e, p in pairs]
+    ratio = statistics.median(ratios)
+    line.edgefs = f"{statistics.median(e for e, _ in pairs):,.{digits}f} {unit}"
+    line.plain = f"{statistics.median(p for _, p in pairs):,.{digits}f} {unit}"
+    line.ratio = f"{ratio:.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+    line.ok = (at_least is None or ratio >= at_least) and (at_most is None or ratio <= at_most)
+    return line
+
+
+def copy_in(cluster, source, name, timeout=60):
+    """Imports a database and waits until every running node has it. Returns the primary's entry."""
+    harness.ctl(cluster.nodes[0], "import", source, name, timeout=timeout)
+    cluster.sync()
+    return cluster.nodes[0].databases()[name]
+
+
+def flush():
+    """Nothing dirty is left over from before: what is timed next does not pay for it."""
+    os.sync()
+
+
+def settled_lsn(node, timeout=30):
+    """LSN of the primary once it has not moved for 50 ms: capture follows COMMIT within a millisecond or so. (harness.settle, which
+    compares checksums, reads every page: too slow between two measurements of a big database.)"""
+    last, since = node.lsn(), time.monotonic()
+    deadline = since + timeout
+    while time.monotonic() < since + 0.05:
+        time.sleep(0.005)
+        now = node.lsn()
+        if now != last:
+            last, since = now, time.monotonic()
+        if since > deadline:
+            raise AssertionError("the primary's LSN never comes to rest")
+    return last
+
+
+# ---- commits ----
+
+
+def commits(sync, target):
+    """Commits of one row of 100 bytes into a table with one index, 2 s each, each turn on a new database that the replica already has.
+    The replica follows all the time; how long it needs after the last commit is noted."""
+
+    def row(passthrough, _sources):
+        line = Line(f"commits-{sync.lower()}", f"commits/s, WAL, synchronous={sync}, 1 row of 100 bytes with one index, replica attached",
+                    f"≥ {target:.2f} of plain")
+        behind = []
+        with harness.Cluster(2, passthrough) as cluster, plain_dir() as plain:
+            a, b = cluster.nodes
+
+            def edgefs_turn(i):
+                path = a.path(f"c{i}.db")
+                tool("commits", path, "--sync", sync, "--n", 100)
+                cluster.sync()
+                rate = tool("commits", path, "--sync", sync, "--warm", 200, "--seconds", 2)["rate"]
+                start = time.monotonic()
+                b.wait_applied(settled_lsn(a))
+                behind.append((time.monotonic() - start - 0.05) * 1000)
+                return rate
+
+            def plain_turn(i):
+                path = os.path.join(plain, f"c{i}.db")
+                tool("commits", path, "--sync", sync, "--n", 100)
+                return tool("commits", path, "--sync", sync, "--warm", 200, "--seconds", 2)["rate"]
+
+            compare(line, paired(edgefs_turn, plain_turn), "/s", at_least=target)
+        line.notes.append(f"after the last commit the replica had everything within {max(0, statistics.median(behind)):.0f} ms")
+        return [line]
+
+    return row
+
+
+# ---- reads ----
+
+
+def reads_primary(passthrough, sources):
+    """Point reads by primary key at random in a 100 MB database, page cache of 64 pages (cache_size=64), mmap off, each in a read
+    transaction of its own, 2 s. First on a database that has a WAL with a frame in it (one connection that wrote stays
+    open, as in a running application), then on one that nobody writes."""
+    live = Line("reads-primary", "point reads/s, page cache of 64 pages, primary", "≥ 0.90 of plain")
+    idle = Line("reads-primary", "the same, a database that nobody has open for writing", "≥ 0.90 of plain")
+    source = sources.get(READ_DB)
+    with harness.Cluster(2, passthrough) as cluster, plain_dir() as plain:
+        a = cluster.nodes[0]
+        copy_in(cluster, source, "r.db")
+        shutil.copyfile(source, os.path.join(plain, "r.db"))
+        paths = a.path("r.db"), os.path.join(plain, "r.db")
+        turns = [lambda _, p=p: tool("reads", p, "--seconds", 2)["rate"] for p in paths]
+        compare(idle, paired(*turns), "/s", at_least=0.9)
+        with contextlib.ExitStack() as stack:
+            for path in paths:
+                conn = stack.enter_context(a.db("", path=path))
+                conn.execute("CREATE TABLE live (x)")
+            cluster.sync()
+            compare(live, paired(*turns), "/s", at_least=0.9)
+    return [live, idle]
+
+
+def reads_replica(passthrough, sources):
+    """The same reader on the replica's mount while a process commits 1,000 rows a second on the primary's (synchronous=NORMAL, the same
+    database). Plain: the same reader and the same writer on one database in a plain directory."""
+    line = Line("reads-replica", "point reads/s, page cache of 64 pages, replica while it applies 1,000 tx/s", "≥ 0.90 of plain")
+    source = sources.get(READ_DB)
+    rates = []
+    with harness.Cluster(2, passthrough) as cluster, plain_dir() as plain:
+        a, b = cluster.nodes
+        copy_in(cluster, source, "r.db")
+        shutil.copyfile(source, os.path.join(plain, "r.db"))
+
+        def turn(write, read):
+            with running("commits", write, "--sync", "NORMAL", "--rate", 1000) as writer:
+                time.sleep(0.5)
+                rate = tool("reads", read, "--seconds", 2)["rate"]
+            rates.append(writer["rate"])
+            return rate
+
+        def edgefs_turn(_):
+            rate = turn(a.path("r.db"), b.path("r.db"))
+            b.wait_applied(settled_lsn(a), 5)
+            return rate
+
+        plain_db = os.path.join(plain, "r.db")
+        compare(line, paired(edgefs_turn, lambda _: turn(plain_db, plain_db)), "/s", at_least=0.9)
+        if b.sql("r.db", "SELECT count(*) FROM t") != a.sql("r.db", "SELECT count(*) FROM t"):
+            raise AssertionError("the replica does not have what the primary has")
+    line.notes.append(f"the writer reached {min(rates):.0f}–{max(rates):.0f} tx/s")
+    return [line]
+
+
+# ---- lag ----
+
+
+def lag(name, title, options, p50=None, p99=None, reps=3):
+    """From the return of COMMIT on the primary's mount until a process that looks all the time (`SELECT max(id)`, each in a read
+    transaction of its own) sees the row on the replica's mount; 2,000 commits each. Plain: writer and reader on one database in a
+    plain directory."""
+
+    def row(passthrough, _sources):
+        with harness.Cluster(2, passthrough) as cluster, plain_dir() as plain:
+            a, b = cluster.nodes
+
+            def edgefs_turn(i):
+                result = tool("lag", a.path(f"lag{i}.db"), b.path(f"lag{i}.db"), *options)
+                cluster.sync()
+                return result
+
+            def plain_turn(i):
+                path = os.path.join(plain, f"lag{i}.db")
+                return tool("lag", path, path, *options)
+
+            pairs = paired(edgefs_turn, plain_turn, reps)
+        lines = []
+        for key, limit in (("p50_us", p50), ("p99_us", p99), ("max_us", None)):
+            mine, theirs = (statistics.median(pair[side][key] for pair in pairs) for side in (0, 1))
+            lines.append(Line(name, f"{title}, {key[:-3]}", f"≤ {limit:,} µs" if limit else "", f"{mine:,.0f} µs", f"{theirs:,.0f} µs",
+                              "", None if limit is None else mine <= limit))
+        lines[0].notes.append(f"{pairs[0][0]['rate']:,.0f} commits/s on EdgeFS, {pairs[0][1]['rate']:,.0f} on the plain directory")
+        return lines
+
+    return row
+
+
+# ---- whole databases ----
+
+
+def copy_seconds(source, target):
+    """cp of a file that is in the page cache, to a new file on the same disk, without sync."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(target)
+    flush()
+    start = time.monotonic()
+    subprocess.run(["cp", source, target], check=True)
+    took = time.monotonic() - start
+    os.unlink(target)
+    return took
+
+
+def poll(fn, timeout, what, pause=0.002):
+    """Calls fn until it is true. Returns (value, time of the last call that was not, before it was made)."""
+    before = time.monotonic()
+    deadline = before + timeout
+    while True:
+        at = time.monotonic()
+        value = fn()
+        if value:
+            return value, before
+        before = at
+        if at > deadline:
+            raise AssertionError(f"not within {timeout} s: {what}")
+        time.sleep(pause)
+
+
+def has(node, name, want):
+    """Whether the node holds that state of the database, whole."""
+    code, body = node.api("GET", "/v1/databases")
+    entry = next((d for d in body["databases"] if d["name"] == name), None) if code == 200 else None
+    return entry is not None and entry["state"] == "ok" and entry["checksum"] == want["checksum"] and entry["txid"] == want["txid"]
+
+
+def connected(node):
+    status = node.try_status()
+    return status and status["role"] == "replica" and status["connected"]
+
+
+def wipe(node):
+    """The node, stopped, forgets everything."""
+    shutil.rmtree(node.data)
+    os.makedirs(node.data)
+
+
+def new_replica(passthrough, sources):
+    """A replica starts with an empty data directory while the primary has a 500 MB database. Timed: from the last look (every 2 ms) at
+    which its stream was not yet connected until its status of the database is `ok` with the primary's checksum, readable on its mount.
+    The time since `edgefs mount` was called is noted. Plain: `cp` of the same file, in the page cache, no sync."""
+    line = Line("new-replica", f"a new replica gets a {BIG} MB database", "≤ 2.5 × `cp`")
+    source = sources.get(BIG)
+    whole = []
+    with harness.Cluster(2, passthrough, start=False) as cluster, plain_dir() as plain:
+        a, b = cluster.nodes
+        a.start()
+        a.wait_role("primary")
+        want = copy_in(cluster, source, "big.db")
+
+        def edgefs_turn(_):
+            wipe(b)
+            flush()
+            start = time.monotonic()
+            b.start(wait=False)
+            _, began = poll(lambda: connected(b), 20, "the new replica is connected")
+            poll(lambda: has(b, "big.db", want), 60, lambda: f"the replica has the database: {b.databases()}", 0.005)
+            end = time.monotonic()
+            whole.append(end - start)
+            if b.sql("big.db", "SELECT count(*) FROM r") != a.sql("big.db", "SELECT count(*) FROM r"):
+                raise AssertionError("the replica's database is not the primary's")
+            b.stop()
+            return end - began
+
+        compare(line, paired(edgefs_turn, lambda _: copy_seconds(source, os.path.join(plain, "big.db")), 3), "s", at_most=2.5, digits=2)
+    line.notes.append(f"from `edgefs mount` on: {statistics.median(whole):.2f} s")
+    return [line]
+
+
+def import_row(passthrough, sources):
+    """`edgefs-ctl import` of a 500 MB file: from its start until the replica's status of the database is `ok` with the primary's
+    checksum. Plain: `cp` of the same file, in the page cache, no sync."""
+    line = Line("import", f"import of {BIG} MB until a replica has it", "≤ 4 × `cp`")
+    source = sources.get(BIG)
+    primary_has = []
+    with harness.Cluster(2, passthrough) as cluster, plain_dir() as plain:
+        a, b = cluster.nodes
+
+        def edgefs_turn(i):
+            name = f"big{i}.db"
+            flush()
+            start = time.monotonic()
+            harness.ctl(a, "import", source, name)
+            primary_has.append(time.monotonic() - start)
+            want = a.databases()[name]
+            poll(lambda: has(b, name, want), 60, lambda: f"the replica has the database: {b.databases()}", 0.005)
+            took = time.monotonic() - start
+            os.unlink(a.path(name))
+            cluster.sync()
+            return took
+
+        compare(line, paired(edgefs_turn, lambda _: copy_seconds(source, os.path.join(plain, "big.db")), 3), "s", at_most=4, digits=2)
+    line.notes.append(f"`edgefs-ctl import` returned after {statistics.median(primary_has):.2f} s")
+    return [line]
+
+
+def catch_up(passthrough, _sources):
+    """The replica is stopped; the primary commits 100,000 rows one by one (synchronous=NORMAL, full speed); the replica is started. Timed: from
+    the last look (every 2 ms) at which its stream was not yet connected until it has applied the last LSN. Plain: the rate at which an
+    application commits the same rows in a plain directory."""
+    n = 100000
+    line = Line("catch-up", f"a replica that was away catches up with {n:,} small transactions", "≥ 200,000 tx/s")
+    whole, rates, plains = [], [], []
+    with harness.Cluster(2, passthrough) as cluster, plain_dir() as plain:
+        a, b = cluster.nodes
+        tool("commits", a.path("c.db"), "--sync", "NORMAL", "--n", 100)
+        cluster.sync()
+        for i in range(3):
+            b.stop()
+            tool("commits", a.path("c.db"), "--sync", "NORMAL", "--n", n)
+            lsn = harness.settle(a)
+            flush()
+            start = time.monotonic()
+            b.start(wait=False)
+            _, began = poll(lambda: connected(b), 20, "the replica is connected")
+            b.wait_applied(lsn)
+            end = time.monotonic()
+            whole.append(end - start)
+            rates.append(n / (end - began))
+            want = a.databases()["c.db"]
+            if not has(b, "c.db", want):
+                raise AssertionError(f"the replica is not where the primary is: {b.databases()}")
+            plains.append(tool("commits", os.path.join(plain, f"{i}.db"), "--sync", "NORMAL", "--n", n)["rate"])
+    rate = statistics.median(rates)
+    line.edgefs, line.plain, line.ok = f"{rate:,.0f} tx/s", f"{statistics.median(plains):,.0f} tx/s (committing)", rate >= 200000
+    line.notes.append(f"from `edgefs mount` on: {statistics.median(whole):.2f} s")
+    return [line]
+
+
+# ---- memory ----
+
+
+def memory(pid):
+    """{"Rss": …, "Pss_Anon": …, "peak": …} of a process in MB (10^6)."""
+    found = {}
+    with open(f"/proc/{pid}/smaps_rollup") as f:
+        for text in f:
+            words = text.split()
+            if words[0] in ("Rss:", "Pss_Anon:"):
+                found[words[0][:-1]] = int(words[1]) * 1024 / 1e6
+    with open(f"/proc/{pid}/status") as f:
+        found["peak"] = next(int(t.split()[1]) for t in f if t.startswith("VmHWM:")) * 1024 / 1e6
+    return found
+
+
+def memory_row(passthrough, sources):
+    """Memory of edgefs-replicator: Rss of /proc/PID/smaps_rollup (anonymous and file pages; Pss_Anon is noted). First with no
+    database, then with one of 1 GB that was imported and has been written to (1,000 tx/s for 2 s), by difference, per GB, the larger of primary
+    and replica. Then the greatest Rss of the primary's while 10 more clients read its stream and 2,000 tx/s are committed."""
+    per_gb = Line("memory", "memory of the replicator per GB of database", "≤ 4 MB")
+    ten = Line("memory", "memory of the replicator with 10 replicas attached (and the 1 GB database)", "≤ 64 MB")
+    source = sources.get(1000)
+    gb = os.path.getsize(source) / 1e9
+    with harness.Cluster(2, passthrough) as cluster:
+        a, b = cluster.nodes
+        empty = {n.name: memory(n.pid("replicator")) for n in cluster.nodes}
+        copy_in(cluster, source, "big.db")
+        with running("commits", a.path("big.db"), "--sync", "NORMAL", "--rate", 1000):
+            time.sleep(2)
+        b.wait_applied(settled_lsn(a))
+        full = {n.name: memory(n.pid("replicator")) for n in cluster.nodes}
+        grew = {name: {k: (full[name][k] - empty[name][k]) / gb for k in full[name]} for name in full}
+        worst = max(grew, key=lambda name: grew[name]["Rss"])
+        per_gb.edgefs, per_gb.ok = f"{grew[worst]['Rss']:.1f} MB", grew[worst]["Rss"] <= 4
+        per_gb.notes.append("; ".join(f"{'primary' if n == 'a' else 'replica'}: {empty[n]['Rss']:.1f} MB empty, {full[n]['Rss']:.1f} MB with "
+                                      f"{gb:.2f} GB, Pss_Anon {empty[n]['Pss_Anon']:.1f} and {full[n]['Pss_Anon']:.1f} MB, "
+                                      f"peak {full[n]['peak']:.1f} MB" for n in full))
+        most = ten_replicas(a)
+        ten.edgefs, ten.ok = f"{most['Rss']:.1f} MB", most["Rss"] <= 64
+        ten.notes.append(f"Pss_Anon {most['Pss_Anon']:.1f} MB; one real replica and 10 stream clients, which received "
+                         f"{most['bytes'] / 1e6:.0f} MB")
+    return [per_gb, ten]
+
+
+def ten_replicas(a):
+    status = a.status()
+    most = {"Rss": 0.0}
+    with running("streams", "127.0.0.1", a.port, "--n", 10, "--epoch", status["epoch"], "--lsn", status["lsn"]) as streams:
+        with running("commits", a.path("big.db"), "--sync", "NORMAL", "--rate", 2000):
+            end = time.monotonic() + 3
+            while time.monotonic() < end:
+                now = memory(a.pid("replicator"))
+                most = max(most, now, key=lambda m: m["Rss"])
+                time.sleep(0.1)
+        time.sleep(0.2)
+    if streams["least"] < 1000:
+        raise AssertionError(f"the stream clients received nothing: {streams}")
+    return dict(most, bytes=streams["bytes"])
+
+
+# ---- all ----
+
+LAG_TITLE = "lag: return of COMMIT → row visible on the replica's mount"
+ROWS = {
+    "commits-full": commits("FULL", 0.9),
+    "commits-normal": commits("NORMAL", 0.7),
+    "reads-primary": reads_primary,
+    "reads-replica": reads_replica,
+    "lag": lag("lag", f"{LAG_TITLE}, 1 writer, a commit every 2 ms", ("--n", 2000), 250, 1000),
+    "lag-full": lag("lag-full", f"{LAG_TITLE}, synchronous=FULL", ("--n", 1000, "--sync", "FULL"), reps=2),
+    "lag-burst": lag("lag-burst", f"{LAG_TITLE}, commits without pause", ("--n", 20000, "--pause-us", 0), reps=2),
+    "new-replica": new_replica,
+    "catch-up": catch_up,
+    "import": import_row,
+    "memory": memory_row,
+}
+
+
+def measure(name, passthrough, sources):
+    """The lines of one row. A row that cannot be measured is one line that says why; interrupts pass through."""
+    try:
+        lines = ROWS[name](passthrough, sources)
+    except (AssertionError, OSError, KeyError, ValueError, subprocess.SubprocessError, harness.sqlite3.Error) as e:
+        lines = [Line(name, name, failed=" ".join(str(e).split())[:300] or repr(e))]
+    for line in lines:
+        if not passthrough:
+            line.ok = None
+    return lines

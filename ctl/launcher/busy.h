@@ -1,0 +1,27 @@
+/* Who uses a mount or a file: what fuser(1) does, but without asking a file system that might not answer. Reads /proc; blocks for as
+ * long as that takes. Sees the processes of this PID namespace that this user may look into. */
+#ifndef EDGEFS_LAUNCHER_BUSY_H
+#define EDGEFS_LAUNCHER_BUSY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+#define BUSY_TEXT_MAX 320
+
+struct busy_query {
+    /* Anything on this device: descriptors, working directory, root, mapped files. */
+    bool on_device;
+    unsigned major, minor;
+    /* This file, opened directly: dev and ino; or through an edgefs mount that the mount table does not show any more: then its device and
+     * inode number are unknown, and what is left is its name on a device without a mount. NULL: no file asked for. */
+    const char *name; /* last part of its path */
+    dev_t dev;
+    ino_t ino;
+    pid_t except; /* left out beside this process; 0: nobody */
+};
+
+/* Writes "1234 (python3), 99 (sqlite3)" or "… and 3 more" into text. Returns how many processes there are; 0: none found, text is "". */
+int busy_name(const struct busy_query *q, char text[BUSY_TEXT_MAX]);
+
+#endif

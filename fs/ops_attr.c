@@ -1,0 +1,215 @@
+/* Attributes: getattr, setattr (truncate above all), statfs. Setting attributes needs no slot: repeating it has the same outcome. */
+#include "fs/ops.h"
+
+#include "fs/files.h"
+#include "fs/passthrough.h"
+#include "fs/virtual.h"
+#include "lib/util.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+struct change {
+    struct hook_ask ask; /* first: the callback gets its address */
+    struct call call;
+    fuse_ino_t ino;
+    struct stat attr;
+    int to_set;
+};
+
+/* An inode without a name has no links, whatever <data>/orphans says. */
+static void reply_attr(struct call *c, fuse_ino_t ino, struct stat *st)
+{
+    const struct shared_inode *i = &table_shared(c->fs->table)->inodes[ino];
+    if (__atomic_load_n(&i->flags, __ATOMIC_RELAXED) & INODE_ORPHAN)
+        st->st_nlink = 0;
+    fuse_reply_attr(c->req, st, OPS_FOREVER);
+    call_end(c);
+}
+
+void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    (void)fi;
+    struct call c;
+    struct stat st;
+    call_begin(&c, req);
+    int rc = files_stat(c.fs, ino, &st);
+    if (rc == 0)
+        reply_attr(&c, ino, &st);
+    else if (virtual_inode(c.fs, ino))
+        virtual_getattr(&c, ino);
+    else
+        call_reply(&c, -rc);
+}
+
+static int set_size(struct call *c, fuse_ino_t ino, off_t size)
+{
+    int fd = files_get(c->fs, ino, false);
+    if (fd < 0)
+        return -fd;
+    int err = ftruncate(fd, size) ? errno : 0;
+    files_put(c->fs, ino);
+    return err;
+}
+
+static struct timespec time_to_set(int to_set, int now_flag, int flag, struct timespec t)
+{
+    if (to_set & now_flag)
+        t.tv_nsec = UTIME_NOW;
+    else if (!(to_set & flag))
+        t.tv_nsec = UTIME_OMIT;
+    return t;
+}
+
+/* Everything but the size. 0 or errno. */
+static int set_metadata(struct call *c, fuse_ino_t ino, const struct stat *attr, int to_set)
+{
+    struct where w;
+    int err = 0;
+    pthread_rwlock_rdlock(&c->fs->ns);
+    err = ops_errno(files_where(c->fs, ino, &w));
+    if (!err && (to_set & FUSE_SET_ATTR_MODE) && fchmodat(w.dirfd, w.path, attr->st_mode & 07777, 0))
+        err = errno;
+    if (!err && (to_set & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) &&
+        fchownat(w.dirfd, w.path, to_set & FUSE_SET_ATTR_UID ? attr->st_uid : (uid_t)-1,
+                 to_set & FUSE_SET_ATTR_GID ? attr->st_gid : (gid_t)-1, AT_SYMLINK_NOFOLLOW))
+        err = errno;
+    if (!err && (to_set & (FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME))) {
+        struct timespec t[2] = {
+            time_to_set(to_set, FUSE_SET_ATTR_ATIME_NOW, FUSE_SET_ATTR_ATIME, attr->st_atim),
+            time_to_set(to_set, FUSE_SET_ATTR_MTIME_NOW, FUSE_SET_ATTR_MTIME, attr->st_mtim),
+        };
+        if (utimensat(w.dirfd, w.path, t, AT_SYMLINK_NOFOLLOW))
+            err = errno;
+    }
+    pthread_rwlock_unlock(&c->fs->ns);
+    return err;
+}
+
+static void tell_truncated(struct call *c, fuse_ino_t ino)
+{
+    struct fs *fs = c->fs;
+    char path[FS_PATH_MAX + 1];
+    table_lock(fs->table);
+    const struct shared_inode *i = table_inode(fs->table, ino);
+    if (i && name_is_database(name_kind(i->name, i->name_len, NULL)) && table_path(fs->table, (uint32_t)ino, path, sizeof path) > 0)
+        hookserver_tell_or_mark(fs, HOOK_MODIFIED, path, NULL);
+    table_unlock(fs->table);
+}
+
+/* asked: a question has told the replicator of the truncation. */
+static void change_now(struct call *c, fuse_ino_t ino, const struct stat *attr, int to_set, bool asked)
+{
+    struct stat st;
+    int err = to_set & FUSE_SET_ATTR_SIZE ? set_size(c, ino, attr->st_size) : 0;
+    if (!err)
+        err = set_metadata(c, ino, attr, to_set);
+    if (!err)
+        err = ops_errno(files_stat(c->fs, ino, &st));
+    if (!err && (to_set & FUSE_SET_ATTR_SIZE) && !asked && call_is_hooked(c))
+        tell_truncated(c, ino);
+    if (err)
+        call_reply(c, err);
+    else
+        reply_attr(c, ino, &st);
+}
+
+static void truncate_answered(struct hook_ask *a)
+{
+    struct change *t = (struct change *)a;
+    if (a->answered && a->error)
+        call_reply(&t->call, a->error);
+    else
+        change_now(&t->call, t->ino, &t->attr, t->to_set, true);
+    free(t);
+}
+
+static bool exists_beside(struct fs *fs, const char *path, const char *suffix)
+{
+    char companion[FS_PATH_MAX + 16];
+    struct stat st;
+    size_t n = strlen(path), s = strlen(suffix);
+    memcpy(companion, path, n);
+    memcpy(companion + n, suffix, s + 1);
+    return fstatat(fs->db_fd, companion, &st, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+/* Which question this truncation is; 0: none. path gets the file's. */
+static enum hooks_kind question_for(struct fs *fs, fuse_ino_t ino, off_t size, char *path)
+{
+    struct stat st;
+    table_lock(fs->table);
+    const struct shared_inode *i = table_inode(fs->table, ino);
+    enum name_kind k = i ? name_kind(i->name, i->name_len, NULL) : NAME_PRIVATE;
+    int n = i ? table_path(fs->table, (uint32_t)ino, path, FS_PATH_MAX + 1) : -ESTALE;
+    table_unlock(fs->table);
+    if (n <= 0)
+        return 0;
+    if (name_is_database(k))
+        return exists_beside(fs, path, LAYOUT_WAL) ? HOOK_CHECKPOINT : 0;
+    if ((k != NAME_WAL && k != NAME_JOURNAL) || files_stat(fs, ino, &st) || size >= st.st_size)
+        return 0;
+    return k == NAME_WAL ? HOOK_WAL_TRUNCATE : HOOK_JOURNAL_END;
+}
+
+/* Asks before a WAL or a journal is made shorter, and before the truncation that ends a checkpoint. True: the call goes on later. */
+static bool ask_truncate(struct call *c, fuse_ino_t ino, const struct stat *attr, int to_set, bool *asked)
+{
+    struct fs *fs = c->fs;
+    *asked = false;
+    if (!(to_set & FUSE_SET_ATTR_SIZE) || !call_is_hooked(c))
+        return false;
+    struct change *t = calloc(1, sizeof *t);
+    if (!t)
+        return false; /* a missed question is found by checksum */
+    t->ask.kind = question_for(fs, ino, attr->st_size, t->ask.path);
+    if (!t->ask.kind) {
+        free(t);
+        return false;
+    }
+    *asked = true;
+    t->ask.policy = ASK_GO_ON;
+    t->ask.value = (uint64_t)attr->st_size;
+    t->ask.done = truncate_answered;
+    t->call = *c;
+    t->ino = ino;
+    t->attr = *attr;
+    t->to_set = to_set;
+    if (hookserver_ask(fs, &t->ask))
+        return true;
+    free(t);
+    return false;
+}
+
+void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi)
+{
+    struct call c;
+    call_begin(&c, req);
+    int err = 0;
+    bool asked;
+    if ((fi && (fi->fh & FH_VIRTUAL)) || virtual_inode(c.fs, ino))
+        err = EPERM;
+    /* Times may be set on a replica too (by backup tools, by touch): they are not replicated. */
+    else if (to_set & (FUSE_SET_ATTR_SIZE | FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID))
+        err = call_may_change(&c);
+    if (err)
+        call_reply(&c, err);
+    else if (!ask_truncate(&c, ino, attr, to_set, &asked))
+        change_now(&c, ino, attr, to_set, asked);
+}
+
+void op_statfs(fuse_req_t req, fuse_ino_t ino)
+{
+    (void)ino;
+    struct call c;
+    struct statvfs v;
+    call_begin(&c, req);
+    if (fstatvfs(c.fs->db_fd, &v)) {
+        call_reply(&c, errno);
+        return;
+    }
+    v.f_namemax = MIN(v.f_namemax, (unsigned long)SHARED_NAME_MAX);
+    fuse_reply_statfs(req, &v);
+    call_end(&c);
+}

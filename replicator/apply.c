@@ -1,0 +1,175 @@
+#include "replicator/apply_file.h"
+
+#include "lib/log.h"
+#include "lib/util.h"
+#include "replicator/hooks.h"
+#include "replicator/worker.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+#define FENCE_WAIT_NS 1000000000u /* how long an open, or a record, waits for a writer to finish */
+#define IDLE_NS 5000000000u       /* files of a database that no application has open are closed after this */
+
+static int open_connection(struct node *n, struct database *db, struct apply_file *f, struct err *e)
+{
+    _cleanup_free_ char *path = node_mount_path(n, db->name);
+    if (!path)
+        return err_errno(e, ENOMEM, "apply");
+    int rc = sqlite3_open_v2(path, &f->conn, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
+    if (rc == SQLITE_OK) {
+        sqlite3_busy_timeout(f->conn, 500);
+        /* The read recovers the WAL and makes the wal-index, before the fence could keep it from doing so. */
+        rc = sqlite3_exec(f->conn, "PRAGMA cache_size=8; PRAGMA wal_autocheckpoint=0; PRAGMA schema_version", NULL, NULL, NULL);
+    }
+    if (rc == SQLITE_OK)
+        return 0;
+    const char *text = f->conn ? sqlite3_errmsg(f->conn) : sqlite3_errstr(rc);
+    if (rc == SQLITE_BUSY || rc == SQLITE_PROTOCOL || rc == SQLITE_LOCKED)
+        return err_set(e, ERR_AGAIN_LATER, "%s: %s", db->name, text);
+    return err_set(e, rc == SQLITE_NOTADB || rc == SQLITE_CORRUPT ? ERR_CORRUPT : -EIO, "%s: %s", db->name, text);
+}
+
+int file_is_wal_mode(struct node *n, struct database *db, bool *wal, struct err *e)
+{
+    uint8_t buf[DBFILE_HEADER_SIZE];
+    struct dbfile_header h;
+    _cleanup_fd_ int fd = openat(n->db_fd, db->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0)
+        return err_errno(e, errno, "open %s", db->name);
+    ssize_t k = pread(fd, buf, sizeof buf, 0);
+    *wal = k == (ssize_t)sizeof buf && !dbfile_header_decode(buf, sizeof buf, &h) && h.write_version == 2;
+    return 0;
+}
+
+static int open_index(struct apply_file *f, struct err *e)
+{
+    int rc = walindex_open(f->fence.shm_fd, true, &f->index, e);
+    /* A predecessor may have been killed in the middle of publishing; nobody else can mend it while the fence stands. */
+    return rc ? rc : walindex_repair(f->index, e);
+}
+
+static int open_wal(struct node *n, struct database *db, struct apply_file *f, struct err *e)
+{
+    char name[LAYOUT_NAME_MAX + 8];
+    snprintf(name, sizeof name, "%s%s", db->name, LAYOUT_WAL);
+    f->wal_fd = openat(n->mount_fd, name, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
+    return f->wal_fd < 0 ? err_errno(e, errno, "open %s", name) : 0;
+}
+
+int apply_file_open(struct node *n, struct database *db, struct err *e)
+{
+    if (!db->apply) {
+        db->apply = calloc(1, sizeof *db->apply);
+        if (!db->apply)
+            return err_errno(e, ENOMEM, "apply");
+        db->apply->wal_fd = db->apply->fence.db_fd = db->apply->fence.shm_fd = -1;
+    }
+    struct apply_file *f = db->apply;
+    f->used_ns = now_ns();
+    if (f->open)
+        return 0;
+    f->checkpoint_at = 1000;
+    int rc = file_is_wal_mode(n, db, &f->wal, e);
+    if (rc)
+        return rc;
+    if (fence_take_over(n, db, f->wal, &f->fence)) {
+        /* The wal-index first: while it is torn nobody but the holder of the fence can read the database. */
+        rc = f->wal ? open_index(f, e) : 0;
+        if (!rc && f->wal)
+            rc = open_connection(n, db, f, e);
+    } else {
+        rc = f->wal ? open_connection(n, db, f, e) : 0;
+        if (!rc)
+            rc = fence_take(n, db, f->wal, now_ns() + FENCE_WAIT_NS, &f->fence, e);
+        if (!rc && f->wal)
+            rc = open_index(f, e);
+    }
+    if (!rc && f->wal)
+        rc = open_wal(n, db, f, e);
+    f->open = true;
+    if (rc)
+        apply_file_close(n, db);
+    return rc;
+}
+
+void apply_file_close(struct node *n, struct database *db)
+{
+    struct apply_file *f = db->apply;
+    if (!f || !f->open)
+        return;
+    f->open = false;
+    walindex_close(f->index);
+    f->index = NULL;
+    if (f->wal_fd >= 0)
+        close(f->wal_fd);
+    f->wal_fd = -1;
+    fence_drop(n, db, &f->fence);
+    /* If nobody else has it open this copies the WAL into the database and removes it, as SQLite does. */
+    sqlite3_close(f->conn);
+    f->conn = NULL;
+    char name[LAYOUT_NAME_MAX + 8];
+    snprintf(name, sizeof name, "%s%s", db->name, LAYOUT_WAL);
+    if (f->wal && db->sums && faccessat(n->db_fd, name, F_OK, AT_SYMLINK_NOFOLLOW)) {
+        struct dbstate st = *database_dbstate(db);
+        st.wal_salt1 = st.wal_salt2 = st.wal_frame = 0;
+        sums_touch(db->sums, &st);
+    }
+}
+
+/* ---- opens by applications ---- */
+
+static void opening_job(struct node *n, struct database *db, uint64_t hook_id)
+{
+    struct err e;
+    int rc = 0;
+    pthread_mutex_lock(&db->sqlite);
+    pthread_mutex_lock(&db->lock);
+    db->apps_open = true;
+    if (node_role(n) != NODE_PRIMARY) {
+        struct stat st;
+        bool regular = !fstatat(n->db_fd, db->name, &st, AT_SYMLINK_NOFOLLOW) && st.st_size > 0;
+        if (regular && db->state != DATABASE_OTHER)
+            rc = apply_file_open(n, db, &e);
+        if (rc == ERR_CORRUPT || rc == -ENOENT)
+            rc = 0; /* not a database, or gone: the application will see for itself */
+    }
+    if (rc)
+        db->apps_open = false;
+    pthread_mutex_unlock(&db->lock);
+    pthread_mutex_unlock(&db->sqlite);
+    if (rc)
+        log_warn("apply", "%s cannot be opened now: %s", db->name, e.text);
+    hooks_answer(n->hooks, hook_id, rc ? EAGAIN : 0, NULL);
+}
+
+void apply_opening(struct node *n, const char *name, uint64_t hook_id)
+{
+    struct err e;
+    struct database *db = name ? databases_get(n->databases, name, &e) : NULL;
+    if (!db || worker_post(n->worker, opening_job, db, hook_id, 0))
+        hooks_answer(n->hooks, hook_id, db ? EAGAIN : 0, NULL);
+}
+
+static void idle_job(struct node *n, struct database *db, uint64_t arg)
+{
+    (void)arg;
+    pthread_mutex_lock(&db->sqlite);
+    pthread_mutex_lock(&db->lock);
+    struct apply_file *f = db->apply;
+    if (f && f->open && !db->apps_open) {
+        if (now_ns() - f->used_ns >= IDLE_NS)
+            apply_file_close(n, db);
+        else
+            worker_post(n->worker, idle_job, db, 0, IDLE_NS);
+    }
+    pthread_mutex_unlock(&db->lock);
+    pthread_mutex_unlock(&db->sqlite);
+}
+
+void apply_idle(struct node *n, struct database *db)
+{
+    if (worker_post(n->worker, idle_job, db, 0, IDLE_NS))
+        log_warn("apply", "%s stays open: no memory", db->name);
+}

@@ -1,0 +1,68 @@
+/* What apply keeps open for a database on a replica. */
+#ifndef EDGEFS_APPLY_FILE_H
+#define EDGEFS_APPLY_FILE_H
+
+#include "lib/walindex.h"
+#include "replicator/apply.h"
+#include "replicator/fences.h"
+#include <sqlite3.h>
+#include <stdbool.h>
+
+struct apply_file {
+    bool open;
+    bool wal;           /* WAL mode: index, wal_fd are open */
+    struct fence fence;
+    sqlite3 *conn;      /* recovers at open, checkpoints later (the worker, under db->sqlite) */
+    struct walindex *index;
+    int wal_fd;         /* through the mount */
+    bool checkpointing; /* a checkpoint is queued or running */
+    uint32_t checkpoint_at; /* ask for the next one when the WAL has this many frames */
+    uint64_t used_ns;
+};
+
+/* A change of a database that is to be entered whole. */
+struct apply_tx {
+    uint32_t page_size, commit;
+    uint64_t txid;      /* after it */
+    uint64_t checksum;  /* after it */
+    uint64_t first_lsn, last_lsn;
+    /* The pages, twice in the same order: next gives 1 and the page, 0 at the end, negative: error; rewind starts over. */
+    int (*next)(void *ctx, uint32_t *pgno, const uint8_t **page, struct err *e);
+    int (*rewind)(void *ctx, struct err *e);
+    void *ctx;
+};
+
+/* Opens db for applying, and fences it. db->sqlite and db->lock are held, in that order taken. ERR_AGAIN_LATER: somebody is in the way. */
+int apply_file_open(struct node *n, struct database *db, struct err *e);
+/* Closes and lets go of the fence. db->sqlite and db->lock are held. */
+void apply_file_close(struct node *n, struct database *db);
+
+/* True if the file's header says WAL. */
+int file_is_wal_mode(struct node *n, struct database *db, bool *wal, struct err *e);
+
+/* Enters tx: verifies the checksum first, writes, publishes, and updates the sidecar. Takes the locks that it needs; the usual case, a
+ * database that is open in WAL mode, needs db->lock only, so that no record waits for a checkpoint. Any error leaves the database
+ * as it was: ERR_AGAIN_LATER (readers in the way, rollback mode), ERR_CHECKSUM (needs an image), -ENOSPC … */
+int apply_tx_run(struct node *n, struct database *db, const struct apply_tx *tx, struct err *e);
+
+/* A database that is not there: writes it beside and renames it into place. db->sqlite and db->lock are held. */
+int apply_create(struct node *n, struct database *db, const struct apply_tx *tx, struct err *e);
+/* Removes the database and its companions from the mount. db->sqlite and db->lock are held. */
+int apply_remove(struct node *n, struct database *db, struct err *e);
+
+/* Makes the directories that name lies in; *parent is the last one's stat. */
+struct stat;
+int apply_make_parents(struct node *n, const char *name, struct stat *parent, struct err *e);
+
+/* Keeps a copy (hard links) of the database and its WAL in <data>/quarantine. db->lock is held. */
+int apply_quarantine(struct node *n, struct database *db, struct err *e);
+
+/* apply_wal.c, apply_inplace.c: the two ways to write, with the file open. On success *st's WAL position is set. */
+struct apply_sum {
+    uint32_t pgno;
+    uint64_t sum;
+};
+int apply_wal_write(struct node *n, struct database *db, const struct apply_tx *tx, struct dbstate *st, struct err *e);
+int apply_inplace_write(struct node *n, struct database *db, const struct apply_tx *tx, struct err *e);
+
+#endif

@@ -1,0 +1,137 @@
+/* Rollback-journal databases: pages go into the file itself, under the locks that a SQLite writer takes for its last step. The log is the
+ * redo journal: after a crash the same record is entered again. */
+#include "replicator/apply_file.h"
+
+#include "lib/util.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+static int lock_wait(int fd, int64_t start, int64_t len, uint64_t deadline_ns)
+{
+    for (;;) {
+        int rc = lock_range(fd, F_WRLCK, start, len);
+        if (rc != -EAGAIN || now_ns() >= deadline_ns)
+            return rc;
+        nanosleep(&(struct timespec){.tv_nsec = 500000}, NULL);
+    }
+}
+
+static int write_pages(int fd, const struct apply_tx *tx, struct err *e)
+{
+    uint32_t pgno;
+    const uint8_t *page;
+    int rc;
+    while ((rc = tx->next(tx->ctx, &pgno, &page, e)) > 0) {
+        if (pgno > tx->commit)
+            continue;
+        ssize_t k = pwrite(fd, page, tx->page_size, (off_t)(pgno - 1) * tx->page_size);
+        if (k != (ssize_t)tx->page_size)
+            return err_errno(e, k < 0 ? errno : ENOSPC, "write page %u", pgno);
+    }
+    return rc;
+}
+
+int apply_inplace_write(struct node *n, struct database *db, const struct apply_tx *tx, struct err *e)
+{
+    int fd = db->apply->fence.db_fd;
+    uint64_t deadline = now_ns() + n->config->apply_wait_ms * 1000000u;
+    /* PENDING keeps new readers out, so those that are in it come to an end (https://sqlite.org/lockingv3.html §5). */
+    int rc = lock_wait(fd, DBLOCK_PENDING, 1, deadline);
+    if (!rc)
+        rc = lock_wait(fd, DBLOCK_SHARED_FIRST, DBLOCK_SHARED_SIZE, deadline);
+    if (rc == -EAGAIN)
+        rc = err_set(e, ERR_AGAIN_LATER, "%s: a reader keeps its transaction open (rollback-journal mode: it blocks the change)", db->name);
+    else if (rc)
+        rc = err_errno(e, -rc, "lock %s", db->name);
+    struct stat st;
+    off_t size = (off_t)tx->commit * tx->page_size;
+    if (!rc && !fstat(fd, &st) && st.st_size < size && posix_fallocate(fd, st.st_size, size - st.st_size))
+        rc = err_errno(e, ENOSPC, "grow %s to %lld bytes", db->name, (long long)size); /* before anything was changed */
+    if (!rc)
+        rc = write_pages(fd, tx, e);
+    if (!rc && ftruncate(fd, size))
+        rc = err_errno(e, errno, "truncate %s", db->name);
+    (void)lock_range(fd, F_UNLCK, DBLOCK_SHARED_FIRST, DBLOCK_SHARED_SIZE);
+    (void)lock_range(fd, F_UNLCK, DBLOCK_PENDING, 1);
+    return rc;
+}
+
+int apply_make_parents(struct node *n, const char *name, struct stat *parent, struct err *e)
+{
+    char path[LAYOUT_NAME_MAX + 1];
+    snprintf(path, sizeof path, "%s", name);
+    if (fstat(n->mount_fd, parent))
+        return err_errno(e, errno, "stat the mount");
+    for (char *p = strchr(path, '/'); p; p = strchr(p + 1, '/')) {
+        *p = 0;
+        if (mkdirat(n->mount_fd, path, 0755) == 0) {
+            if (fchownat(n->mount_fd, path, parent->st_uid, parent->st_gid, AT_SYMLINK_NOFOLLOW))
+                return err_errno(e, errno, "chown %s", path);
+        } else if (errno != EEXIST) {
+            return err_errno(e, errno, "make directory %s", path);
+        }
+        if (fstatat(n->mount_fd, path, parent, AT_SYMLINK_NOFOLLOW))
+            return err_errno(e, errno, "stat %s", path);
+        *p = '/';
+    }
+    return 0;
+}
+
+int apply_create(struct node *n, struct database *db, const struct apply_tx *tx, struct err *e)
+{
+    char temp[LAYOUT_NAME_MAX + 64];
+    struct stat parent;
+    int rc = apply_make_parents(n, db->name, &parent, e);
+    if (rc)
+        return rc;
+    const char *slash = strrchr(db->name, '/');
+    snprintf(temp, sizeof temp, "%.*s%snew-%llx", slash ? (int)(slash - db->name + 1) : 0, db->name, LAYOUT_PRIVATE_PREFIX,
+             (unsigned long long)tx->last_lsn);
+    int fd = openat(n->mount_fd, temp, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
+    if (fd < 0)
+        return err_errno(e, errno, "create %s", temp);
+    rc = write_pages(fd, tx, e);
+    /* The owner of the directory is the best guess at who shall use it here; the log does not carry owners. */
+    if (!rc && (ftruncate(fd, (off_t)tx->commit * tx->page_size) || fchown(fd, parent.st_uid, parent.st_gid)))
+        rc = err_errno(e, errno, "finish %s", temp);
+    close(fd);
+    if (!rc && renameat(n->mount_fd, temp, n->mount_fd, db->name))
+        rc = err_errno(e, errno, "rename %s to %s", temp, db->name);
+    if (rc)
+        unlinkat(n->mount_fd, temp, 0);
+    return rc;
+}
+
+int apply_remove(struct node *n, struct database *db, struct err *e)
+{
+    static const char *const suffixes[] = {"", LAYOUT_WAL, LAYOUT_SHM, LAYOUT_JOURNAL};
+    apply_file_close(n, db);
+    for (size_t i = 0; i < ARRAY_SIZE(suffixes); i++) {
+        char name[LAYOUT_NAME_MAX + 16];
+        snprintf(name, sizeof name, "%s%s", db->name, suffixes[i]);
+        if (unlinkat(n->mount_fd, name, 0) && errno != ENOENT)
+            return err_errno(e, errno, "remove %s", name);
+    }
+    return 0;
+}
+
+int apply_quarantine(struct node *n, struct database *db, struct err *e)
+{
+    static const char *const suffixes[] = {"", LAYOUT_WAL};
+    char flat[LAYOUT_NAME_MAX + 1];
+    snprintf(flat, sizeof flat, "%s", db->name);
+    for (char *p = flat; *p; p++)
+        *p = *p == '/' ? '+' : *p;
+    if (mkdirat(n->data_fd, LAYOUT_QUARANTINE, 0700) && errno != EEXIST)
+        return err_errno(e, errno, "make %s", LAYOUT_QUARANTINE);
+    for (size_t i = 0; i < ARRAY_SIZE(suffixes); i++) {
+        char from[LAYOUT_NAME_MAX + 16], to[LAYOUT_NAME_MAX + 64];
+        snprintf(from, sizeof from, "%s%s", db->name, suffixes[i]);
+        snprintf(to, sizeof to, LAYOUT_QUARANTINE "/%llu-%.200s%s", (unsigned long long)(wall_us() / 1000000u), flat, suffixes[i]);
+        if (linkat(n->db_fd, from, n->data_fd, to, 0) && errno != ENOENT && errno != EEXIST)
+            return err_errno(e, errno, "keep %s as %s", from, to);
+    }
+    return 0;
+}

@@ -1,0 +1,613 @@
+#include "replicator/apply_records.h"
+
+#include "lib/crc.h"
+#include "lib/log.h"
+#include "lib/ltx.h"
+#include "lib/util.h"
+#include "replicator/image_client.h"
+#include <errno.h>
+
+#define HASH_NONFATAL_OOM 1
+#include <uthash.h>
+
+#define BATCH_BYTES (8u << 20) /* pages in memory before they are applied */
+#define BATCH_RECORDS 4096u
+#define RETRY_NS 50000000u
+
+struct merged_page {
+    uint32_t pgno;
+    UT_hash_handle hh;
+    uint8_t data[];
+};
+
+/* Consecutive TX records of one database. */
+struct merge {
+    struct merge *next;
+    struct database *db;
+    uint32_t page_size, commit;
+    uint64_t max_txid, post;
+    uint64_t first_lsn, last_lsn;
+    struct merged_page *pages;
+    struct merged_page *at; /* where the reader is */
+};
+
+struct apply {
+    struct node *node;
+    struct ltx_decoder *dec;
+    struct merge *merges;
+    size_t bytes;
+    unsigned records;
+    uint64_t last_lsn; /* of the last record added */
+    uint64_t retry_ns;
+    bool any_blocked;
+};
+
+int apply_records_open(struct node *n, struct apply **out, struct err *e)
+{
+    struct apply *a = calloc(1, sizeof *a);
+    if (!a || !(a->dec = ltx_decoder_new())) {
+        free(a);
+        return err_errno(e, ENOMEM, "apply");
+    }
+    a->node = n;
+    *out = a;
+    return 0;
+}
+
+static void merge_free(struct apply *a, struct merge *m)
+{
+    struct merged_page *p, *next;
+    HASH_ITER(hh, m->pages, p, next)
+    {
+        HASH_DEL(m->pages, p);
+        a->bytes -= m->page_size;
+        free(p);
+    }
+    free(m);
+}
+
+void apply_records_close(struct apply *a)
+{
+    if (!a)
+        return;
+    while (a->merges) {
+        struct merge *m = a->merges;
+        a->merges = m->next;
+        merge_free(a, m);
+    }
+    ltx_decoder_free(a->dec);
+    free(a);
+}
+
+/* ---- databases that cannot go on ---- */
+
+void apply_needs_image(struct node *n, struct database *db, uint64_t lsn, const char *why)
+{
+    struct err e;
+    if (!db->pending)
+        db->pending = lsn;
+    database_mark(db, DATABASE_IMAGE, "%s", why);
+    if (database_load(n->databases, db, &e) == 0) { /* so that a restart knows it too */
+        struct dbstate st = *database_dbstate(db);
+        st.needs_image = 1;
+        sums_touch(db->sums, &st);
+    }
+    image_client_kick(n);
+}
+
+static void block(struct apply *a, struct database *db, uint64_t lsn, int rc, const char *why)
+{
+    a->any_blocked = true;
+    pthread_mutex_lock(&db->lock);
+    if (!db->pending || lsn < db->pending)
+        db->pending = lsn;
+    switch (rc) {
+    case ERR_CHECKSUM:
+    case ERR_CORRUPT:
+    case ERR_GONE:
+        apply_needs_image(a->node, db, lsn, why);
+        break;
+    default:
+        if (rc == -ENOSPC || rc == -EDQUOT)
+            atomic_store(&a->node->disk_full, true);
+        if (db->state != DATABASE_IMAGE)
+            database_mark(db, DATABASE_WAITING, "%s", why);
+    }
+    pthread_mutex_unlock(&db->lock);
+}
+
+static int lowest(void *ctx, struct database *db)
+{
+    uint64_t *low = ctx;
+    pthread_mutex_lock(&db->lock);
+    if (db->pending)
+        *low = MIN(*low, db->pending);
+    pthread_mutex_unlock(&db->lock);
+    return 0;
+}
+
+uint64_t apply_lowest_pending(struct node *n)
+{
+    uint64_t low = UINT64_MAX;
+    databases_each(n->databases, lowest, &low);
+    return low;
+}
+
+static void set_applied(struct apply *a)
+{
+    uint64_t applied = a->last_lsn;
+    if (a->any_blocked) {
+        uint64_t low = apply_lowest_pending(a->node);
+        a->any_blocked = low != UINT64_MAX;
+        applied = MIN(applied, low - 1);
+    }
+    if (applied)
+        atomic_store(&a->node->applied, applied);
+}
+
+/* ---- one LTX file as an apply_tx ---- */
+
+struct ltx_source {
+    struct ltx_decoder *dec;
+    const uint8_t *memory; /* or … */
+    int fd;                /* … a range of a file */
+    int64_t start, at, end;
+    struct ltx_header h;
+    struct ltx_trailer t;
+};
+
+static long source_read(void *ctx, void *p, size_t n, struct err *e)
+{
+    struct ltx_source *s = ctx;
+    ssize_t k = pread(s->fd, p, MIN(n, (size_t)(s->end - s->at)), s->at);
+    if (k < 0)
+        return err_errno(e, errno, "read the log");
+    s->at += k;
+    return k;
+}
+
+static int source_rewind(void *ctx, struct err *e)
+{
+    struct ltx_source *s = ctx;
+    s->at = s->start;
+    return s->memory ? ltx_decode_begin_memory(s->dec, s->memory, (size_t)s->end, &s->h, e)
+                     : ltx_decode_begin(s->dec, source_read, s, &s->h, e);
+}
+
+static int source_next(void *ctx, uint32_t *pgno, const uint8_t **page, struct err *e)
+{
+    struct ltx_source *s = ctx;
+    int rc = ltx_decode_page(s->dec, pgno, page, e);
+    return rc ? rc : ltx_decode_end(s->dec, &s->t, e);
+}
+
+/* Does a record with this header continue what is there? 0; 1: it is a repeat; ERR_CHECKSUM. */
+static int continues(const struct database *db, const struct ltx_header *h, uint64_t txid, uint64_t checksum, uint32_t page_size,
+                     struct err *e)
+{
+    if (h->min_txid == txid + 1 && (h->min_txid == 1 || (h->pre_checksum == checksum && h->page_size == page_size)))
+        return 0;
+    if (h->max_txid <= txid)
+        return 1;
+    return err_set(e, ERR_CHECKSUM, "%s: its copy here is at TXID %llu with checksum %016llx, the record continues TXID %llu, %016llx",
+                   db->name, (unsigned long long)txid, (unsigned long long)checksum, (unsigned long long)h->min_txid - 1,
+                   (unsigned long long)h->pre_checksum);
+}
+
+/* Applies one TX record on its own. payload in memory, or at fd/offset. */
+static int apply_one(struct apply *a, struct database *db, const struct record_head *h, const uint8_t *payload, int fd, int64_t offset,
+                     struct err *e)
+{
+    struct ltx_source s = {.dec = a->dec, .memory = payload, .fd = fd, .start = offset, .end = offset + h->payload_len};
+    struct apply_tx tx = {.next = source_next, .rewind = source_rewind, .ctx = &s, .first_lsn = h->pos.lsn, .last_lsn = h->pos.lsn};
+    int rc = source_rewind(&s, e);
+    if (rc)
+        return rc;
+    pthread_mutex_lock(&db->lock);
+    rc = database_load(a->node->databases, db, e);
+    const struct dbstate *st = database_dbstate(db);
+    if (!rc)
+        rc = continues(db, &s.h, st->txid, st->checksum, st->page_size, e);
+    pthread_mutex_unlock(&db->lock);
+    if (rc)
+        return rc > 0 ? 0 : rc;
+    /* The trailer, with the checksum to reach, is at the end: read through once. */
+    uint32_t pgno;
+    const uint8_t *page;
+    while ((rc = source_next(&s, &pgno, &page, e)) > 0)
+        continue;
+    if (!rc)
+        rc = source_rewind(&s, e);
+    if (rc)
+        return rc;
+    tx.page_size = s.h.page_size;
+    tx.commit = s.h.commit;
+    tx.txid = s.h.max_txid;
+    tx.checksum = s.t.post_checksum;
+    return apply_tx_run(a->node, db, &tx, e);
+}
+
+/* ---- merging ---- */
+
+static int merge_next(void *ctx, uint32_t *pgno, const uint8_t **page, struct err *e)
+{
+    struct merge *m = ctx;
+    (void)e;
+    if (!m->at)
+        return 0;
+    *pgno = m->at->pgno;
+    *page = m->at->data;
+    m->at = m->at->hh.next;
+    return 1;
+}
+
+static int merge_rewind(void *ctx, struct err *e)
+{
+    struct merge *m = ctx;
+    (void)e;
+    m->at = m->pages;
+    return 0;
+}
+
+static int merge_put(struct apply *a, struct merge *m, uint32_t pgno, const uint8_t *page, struct err *e)
+{
+    struct merged_page *p;
+    HASH_FIND(hh, m->pages, &pgno, sizeof pgno, p);
+    if (!p) {
+        p = malloc(sizeof *p + m->page_size);
+        if (!p)
+            return err_errno(e, ENOMEM, "apply");
+        p->pgno = pgno;
+        HASH_ADD(hh, m->pages, pgno, sizeof p->pgno, p);
+        a->bytes += m->page_size;
+    }
+    memcpy(p->data, page, m->page_size);
+    return 0;
+}
+
+static void merge_apply(struct apply *a, struct merge *m)
+{
+    struct err e;
+    struct apply_tx tx = {
+        .page_size = m->page_size,
+        .commit = m->commit,
+        .txid = m->max_txid,
+        .checksum = m->post,
+        .first_lsn = m->first_lsn,
+        .last_lsn = m->last_lsn,
+        .next = merge_next,
+        .rewind = merge_rewind,
+        .ctx = m,
+    };
+    merge_rewind(m, NULL);
+    int rc = apply_tx_run(a->node, m->db, &tx, &e);
+    if (rc)
+        block(a, m->db, m->first_lsn, rc, e.text);
+}
+
+static struct merge *merge_of(struct apply *a, const struct database *db)
+{
+    for (struct merge *m = a->merges; m; m = m->next)
+        if (m->db == db)
+            return m;
+    return NULL;
+}
+
+/* Applies one database's records before something that must come after them. */
+static void flush_one(struct apply *a, struct database *db)
+{
+    for (struct merge **p = &a->merges; *p; p = &(*p)->next)
+        if ((*p)->db == db) {
+            struct merge *m = *p;
+            *p = m->next;
+            merge_apply(a, m);
+            merge_free(a, m);
+            return;
+        }
+}
+
+static int add_to_merge(struct apply *a, struct database *db, const struct record_head *rh, const uint8_t *payload, struct err *e)
+{
+    struct ltx_header h;
+    struct ltx_trailer t;
+    struct merge *m = merge_of(a, db);
+    int rc = ltx_decode_begin_memory(a->dec, payload, rh->payload_len, &h, e);
+    if (rc)
+        return rc;
+    if (m) {
+        rc = continues(db, &h, m->max_txid, m->post, m->page_size, e);
+    } else {
+        pthread_mutex_lock(&db->lock);
+        rc = database_load(a->node->databases, db, e);
+        const struct dbstate *st = database_dbstate(db);
+        if (!rc)
+            rc = continues(db, &h, st->txid, st->checksum, st->page_size, e);
+        pthread_mutex_unlock(&db->lock);
+    }
+    if (rc)
+        return rc > 0 ? 0 : rc;
+    if (!m) {
+        m = calloc(1, sizeof *m);
+        if (!m)
+            return err_errno(e, ENOMEM, "apply");
+        *m = (struct merge){.next = a->merges, .db = db, .page_size = h.page_size, .first_lsn = rh->pos.lsn};
+        a->merges = m;
+    }
+    uint32_t pgno;
+    const uint8_t *page;
+    while ((rc = ltx_decode_page(a->dec, &pgno, &page, e)) > 0) {
+        rc = merge_put(a, m, pgno, page, e);
+        if (rc)
+            return rc;
+    }
+    if (!rc)
+        rc = ltx_decode_end(a->dec, &t, e);
+    if (rc)
+        return rc;
+    m->commit = h.commit;
+    m->max_txid = h.max_txid;
+    m->post = t.post_checksum;
+    m->last_lsn = rh->pos.lsn;
+    return 0;
+}
+
+/* ---- records ---- */
+
+static int apply_drop(struct apply *a, struct database *db, uint64_t lsn, struct err *e)
+{
+    pthread_mutex_lock(&db->sqlite);
+    pthread_mutex_lock(&db->lock);
+    int rc = apply_remove(a->node, db, e);
+    if (!rc)
+        database_forget(a->node->databases, db, lsn);
+    pthread_mutex_unlock(&db->lock);
+    pthread_mutex_unlock(&db->sqlite);
+    return rc;
+}
+
+static int apply_state(struct apply *a, struct database *db, const struct record_head *h, const uint8_t *payload, struct err *e)
+{
+    struct record_state s;
+    int rc = record_state_decode(payload, h->payload_len, &s);
+    if (rc)
+        return err_set(e, ERR_CORRUPT, "%s: STATE record cannot be decoded", db->name);
+    pthread_mutex_lock(&db->lock);
+    rc = database_load(a->node->databases, db, e);
+    const struct dbstate *st = database_dbstate(db);
+    bool have = !rc && st->txid == s.txid && st->checksum == s.checksum;
+    pthread_mutex_unlock(&db->lock);
+    return rc || have ? rc : err_set(e, ERR_GONE, "its pages are not in the log: waiting for an image");
+}
+
+static int apply_record(struct apply *a, struct database *db, const struct record_head *h, const uint8_t *payload, int fd,
+                        int64_t offset, struct err *e)
+{
+    uint8_t small[RECORD_STATE_SIZE];
+    switch (h->type) {
+    case RECORD_TX:
+        return apply_one(a, db, h, payload, fd, offset, e);
+    case RECORD_DROP:
+        return apply_drop(a, db, h->pos.lsn, e);
+    case RECORD_STATE:
+        if (!payload) {
+            if (h->payload_len != sizeof small || pread(fd, small, sizeof small, offset) != (ssize_t)sizeof small)
+                return err_set(e, ERR_CORRUPT, "%s: STATE record cannot be read", db->name);
+            payload = small;
+        }
+        return apply_state(a, db, h, payload, e);
+    default:
+        return 0; /* EPOCH, NOOP: the follower's business */
+    }
+}
+
+static int apply_from_log(struct apply *a, struct database *db, const struct record_head *want, struct err *e)
+{
+    struct rlog_cursor c = {.fd = -1};
+    struct record_head h;
+    int64_t offset;
+    int rc = rlog_seek(a->node->rlog, want->pos.lsn, &c, e);
+    if (!rc)
+        rc = rlog_next(a->node->rlog, &c, &h, &offset, e);
+    if (rc > 0)
+        rc = apply_record(a, db, &h, NULL, c.fd, offset, e);
+    rlog_cursor_close(&c);
+    return rc;
+}
+
+void apply_records_add(struct apply *a, const struct record_head *h, const uint8_t *payload)
+{
+    struct err e;
+    a->last_lsn = h->pos.lsn;
+    a->records++;
+    if (!h->name_len)
+        return;
+    struct database *db = databases_get(a->node->databases, h->name, &e);
+    if (!db) {
+        log_error("apply", "%s", e.text);
+        return;
+    }
+    pthread_mutex_lock(&db->lock);
+    bool blocked = db->pending != 0;
+    if (blocked && h->type == RECORD_DROP && db->state == DATABASE_IMAGE)
+        blocked = false; /* no image can come any more */
+    pthread_mutex_unlock(&db->lock);
+    if (blocked)
+        return;
+    int rc;
+    if (h->type == RECORD_TX && payload) {
+        rc = add_to_merge(a, db, h, payload, &e);
+    } else {
+        flush_one(a, db);
+        rc = payload || !h->payload_len ? apply_record(a, db, h, payload, -1, 0, &e) : apply_from_log(a, db, h, &e);
+    }
+    if (rc) {
+        flush_one(a, db);
+        block(a, db, h->pos.lsn, rc, e.text);
+    }
+}
+
+bool apply_records_full(const struct apply *a)
+{
+    return a->bytes >= BATCH_BYTES || a->records >= BATCH_RECORDS;
+}
+
+bool apply_records_waiting(const struct apply *a)
+{
+    return a->any_blocked;
+}
+
+void apply_records_flush(struct apply *a)
+{
+    while (a->merges) {
+        struct merge *m = a->merges;
+        a->merges = m->next;
+        merge_apply(a, m);
+        merge_free(a, m);
+    }
+    a->records = 0;
+    set_applied(a);
+}
+
+/* Goes through the log from the first record that db lacks. */
+static int catch_up(struct apply *a, struct database *db, uint64_t from, struct err *e)
+{
+    struct rlog_cursor c = {.fd = -1};
+    struct record_head h;
+    int64_t offset;
+    uint64_t at = from;
+    int rc = rlog_seek(a->node->rlog, from, &c, e);
+    while (!rc && (rc = rlog_next(a->node->rlog, &c, &h, &offset, e)) > 0) {
+        at = h.pos.lsn;
+        rc = strcmp(h.name, db->name) ? 0 : apply_record(a, db, &h, NULL, c.fd, offset, e);
+        if (h.pos.lsn >= a->last_lsn)
+            break; /* later ones come through apply_records_add */
+    }
+    rlog_cursor_close(&c);
+    if (rc < 0) {
+        pthread_mutex_lock(&db->lock);
+        db->pending = at;
+        pthread_mutex_unlock(&db->lock);
+    }
+    return rc;
+}
+
+struct blocked {
+    struct database **v;
+    size_t n, size;
+};
+
+static int list_waiting(void *ctx, struct database *db)
+{
+    struct blocked *b = ctx;
+    pthread_mutex_lock(&db->lock);
+    bool waits = db->pending && db->state != DATABASE_IMAGE;
+    pthread_mutex_unlock(&db->lock);
+    if (!waits)
+        return 0;
+    if (b->n == b->size) {
+        size_t size = b->size ? b->size * 2 : 16;
+        void *p = realloc(b->v, size * sizeof *b->v);
+        if (!p)
+            return 0; /* next time */
+        b->v = p;
+        b->size = size;
+    }
+    b->v[b->n++] = db;
+    return 0;
+}
+
+void apply_records_retry(struct apply *a)
+{
+    struct blocked b = {0};
+    struct err e;
+    if (!a->any_blocked || now_ns() < a->retry_ns)
+        return;
+    a->retry_ns = now_ns() + RETRY_NS;
+    apply_records_flush(a);
+    databases_each(a->node->databases, list_waiting, &b);
+    for (size_t i = 0; i < b.n; i++) {
+        struct database *db = b.v[i];
+        int rc = catch_up(a, db, db->pending, &e);
+        if (rc < 0) {
+            block(a, db, db->pending, rc, e.text);
+            continue;
+        }
+        atomic_store(&a->node->disk_full, false);
+        pthread_mutex_lock(&db->lock);
+        db->pending = 0;
+        if (db->state == DATABASE_WAITING)
+            database_mark(db, DATABASE_OK, NULL);
+        pthread_mutex_unlock(&db->lock);
+    }
+    free(b.v);
+    set_applied(a);
+}
+
+int apply_each_page(struct node *n, const char *name, uint64_t from, uint64_t to,
+                    int (*fn)(void *ctx, uint32_t page_size, uint32_t pgno, const uint8_t *page, struct err *e), void *ctx,
+                    uint32_t *commit, struct err *e)
+{
+    struct rlog_cursor c = {.fd = -1};
+    struct record_head h = {0};
+    int64_t offset;
+    struct ltx_decoder *dec = ltx_decoder_new();
+    int rc = !dec ? err_errno(e, ENOMEM, "image") : from > to ? 0 : rlog_seek(n->rlog, from, &c, e);
+    while (!rc && h.pos.lsn < to && (rc = rlog_next(n->rlog, &c, &h, &offset, e)) > 0) {
+        rc = 0;
+        if (strcmp(h.name, name) != 0)
+            continue;
+        if (h.type != RECORD_TX) {
+            rc = err_set(e, ERR_GONE, "%s was replaced while its image was being sent", name);
+            break;
+        }
+        struct ltx_source s = {.dec = dec, .fd = c.fd, .start = offset, .end = offset + h.payload_len};
+        uint32_t pgno;
+        const uint8_t *page;
+        rc = source_rewind(&s, e);
+        while (!rc && (rc = source_next(&s, &pgno, &page, e)) > 0)
+            rc = fn(ctx, s.h.page_size, pgno, page, e);
+        if (!rc)
+            *commit = s.h.commit;
+    }
+    rlog_cursor_close(&c);
+    ltx_decoder_free(dec);
+    return rc;
+}
+
+/* ---- start and reset ---- */
+
+void apply_records_recover(struct apply *a)
+{
+    struct position last = rlog_last(a->node->rlog);
+    a->last_lsn = last.lsn;
+    a->any_blocked = true;
+    a->retry_ns = 0;
+    apply_records_retry(a);
+    set_applied(a);
+}
+
+struct reset {
+    struct node *node;
+    uint64_t lsn;
+};
+
+static int wait_for_image(void *ctx, struct database *db)
+{
+    struct reset *r = ctx;
+    pthread_mutex_lock(&db->lock);
+    if (db->state != DATABASE_ABSENT && db->state != DATABASE_OTHER) {
+        db->pending = 0;
+        apply_needs_image(r->node, db, r->lsn + 1, "waiting for an image");
+    }
+    pthread_mutex_unlock(&db->lock);
+    return 0;
+}
+
+void apply_records_reset(struct apply *a, uint64_t lsn)
+{
+    apply_records_flush(a);
+    a->last_lsn = lsn;
+    a->any_blocked = true;
+    databases_each(a->node->databases, wait_for_image, &(struct reset){a->node, lsn});
+    set_applied(a);
+}

@@ -1,0 +1,151 @@
+/* One change, entered whole: which way it is written, and that nothing is ever written unchecked. */
+#include "replicator/apply_file.h"
+
+#include "lib/crc.h"
+#include "lib/log.h"
+#include "lib/util.h"
+#include <errno.h>
+#include <fcntl.h>
+
+struct sums_list {
+    struct apply_sum *v;
+    uint32_t n, size;
+};
+
+/* First pass: checksums of all pages, the database checksum that results, and the journal mode that page 1 names. */
+static int check(struct database *db, const struct apply_tx *tx, struct sums_list *l, uint32_t *wal_mode, struct err *e)
+{
+    const struct dbstate *old = database_dbstate(db);
+    bool from_nothing = !old->txid || old->page_size != tx->page_size;
+    uint64_t x = from_nothing ? 0 : old->checksum;
+    uint32_t pgno, lock = lock_pgno(tx->page_size);
+    const uint8_t *page;
+    int rc;
+    *wal_mode = old->wal_mode;
+    while ((rc = tx->next(tx->ctx, &pgno, &page, e)) > 0) {
+        if (pgno > tx->commit || pgno == lock)
+            continue;
+        if (l->n == l->size) {
+            uint32_t size = l->size ? l->size * 2 : 64;
+            void *p = realloc(l->v, (size_t)size * sizeof *l->v);
+            if (!p)
+                return err_errno(e, ENOMEM, "list of %u pages", size);
+            l->v = p;
+            l->size = size;
+        }
+        uint64_t sum = page_checksum(pgno, page, tx->page_size);
+        x ^= (from_nothing ? 0 : sums_get(db->sums, pgno)) ^ sum;
+        l->v[l->n++] = (struct apply_sum){pgno, sum};
+        if (pgno == 1)
+            *wal_mode = page[18] == 2;
+    }
+    if (rc)
+        return rc;
+    if (!from_nothing)
+        for (uint32_t p = tx->commit + 1; p <= old->commit; p++)
+            x ^= sums_get(db->sums, p);
+    if ((x | CHECKSUM_FLAG) != tx->checksum)
+        return err_set(e, ERR_CHECKSUM, "%s: after LSN %llu its checksum would be %016llx, the primary's is %016llx", db->name,
+                       (unsigned long long)tx->last_lsn, (unsigned long long)(x | CHECKSUM_FLAG), (unsigned long long)tx->checksum);
+    return tx->rewind(tx->ctx, e);
+}
+
+/* WAL mode ends here: libsqlite3 copies the WAL and removes it, which needs all readers to have left. */
+static int leave_wal(struct node *n, struct database *db, struct err *e)
+{
+    struct apply_file *f = db->apply;
+    walindex_close(f->index);
+    f->index = NULL;
+    close(f->wal_fd);
+    f->wal_fd = -1;
+    fence_drop(n, db, &f->fence);
+    int rc = sqlite3_exec(f->conn, "PRAGMA journal_mode=DELETE", NULL, NULL, NULL);
+    f->open = true;
+    apply_file_close(n, db);
+    bool still;
+    if (rc == SQLITE_OK)
+        rc = file_is_wal_mode(n, db, &still, e) || still ? SQLITE_BUSY : SQLITE_OK;
+    if (rc != SQLITE_OK)
+        return err_set(e, ERR_AGAIN_LATER, "%s leaves WAL mode: waiting until no application here has it open", db->name);
+    return 0;
+}
+
+static int write_tx(struct node *n, struct database *db, const struct apply_tx *tx, uint32_t wal_mode, struct dbstate *st,
+                    struct err *e)
+{
+    if (faccessat(n->db_fd, db->name, F_OK, AT_SYMLINK_NOFOLLOW))
+        return apply_create(n, db, tx, e);
+    int rc = apply_file_open(n, db, e);
+    if (rc)
+        return rc;
+    if (db->apply->wal && wal_mode && tx->page_size == database_dbstate(db)->page_size)
+        return apply_wal_write(n, db, tx, st, e);
+    if (db->apply->wal) {
+        rc = leave_wal(n, db, e);
+        if (!rc)
+            rc = apply_file_open(n, db, e);
+        if (rc)
+            return rc;
+    }
+    rc = apply_inplace_write(n, db, tx, e);
+    if (!rc && wal_mode) /* from now on in WAL mode: open anew, that way */
+        apply_file_close(n, db);
+    return rc;
+}
+
+/* locked_sqlite: db->sqlite is held. 1: it must be. */
+static int run_locked(struct node *n, struct database *db, const struct apply_tx *tx, bool locked_sqlite, struct err *e)
+{
+    struct sums_list l = {0};
+    const struct dbstate old = *database_dbstate(db);
+    struct dbstate st = {
+        .page_size = tx->page_size,
+        .commit = tx->commit,
+        .txid = tx->txid,
+        .checksum = tx->checksum,
+        .lsn = tx->last_lsn,
+        .wal_salt1 = old.wal_salt1,
+        .wal_salt2 = old.wal_salt2,
+        .wal_frame = old.wal_frame,
+    };
+    int rc = database_load(n->databases, db, e);
+    if (!rc)
+        rc = check(db, tx, &l, &st.wal_mode, e);
+    if (!rc && !locked_sqlite && !(db->apply && db->apply->open && db->apply->wal && st.wal_mode && old.page_size == tx->page_size)) {
+        free(l.v);
+        rc = tx->rewind(tx->ctx, e);
+        return rc ? rc : 1;
+    }
+    if (!rc)
+        rc = sums_begin(db->sums, tx->first_lsn, tx->last_lsn, tx->commit, e);
+    if (!rc) {
+        rc = write_tx(n, db, tx, st.wal_mode, &st, e);
+        if (rc)
+            sums_touch(db->sums, database_dbstate(db)); /* nothing was entered */
+    }
+    if (!rc) {
+        for (uint32_t i = 0; i < l.n; i++)
+            sums_set(db->sums, l.v[i].pgno, l.v[i].sum);
+        sums_commit(db->sums, &st);
+        database_remember(db);
+        if (db->state != DATABASE_OK || db->warning[0])
+            database_mark(db, DATABASE_OK, NULL);
+    }
+    free(l.v);
+    return rc;
+}
+
+int apply_tx_run(struct node *n, struct database *db, const struct apply_tx *tx, struct err *e)
+{
+    pthread_mutex_lock(&db->lock);
+    int rc = run_locked(n, db, tx, false, e);
+    pthread_mutex_unlock(&db->lock);
+    if (rc <= 0)
+        return rc;
+    pthread_mutex_lock(&db->sqlite);
+    pthread_mutex_lock(&db->lock);
+    rc = run_locked(n, db, tx, true, e);
+    pthread_mutex_unlock(&db->lock);
+    pthread_mutex_unlock(&db->sqlite);
+    return rc;
+}

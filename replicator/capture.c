@@ -1,0 +1,324 @@
+#include "replicator/capture_diff.h"
+#include "replicator/capture_private.h"
+
+#include "lib/log.h"
+#include "lib/util.h"
+#include "replicator/worker.h"
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+
+#define RECONNECT_NS 20000000u
+
+struct capture_file *capture_file_of(struct capture *c, struct database *db)
+{
+    if (db->capture)
+        return db->capture;
+    struct capture_file *cf = calloc(1, sizeof *cf);
+    if (!cf) {
+        log_error("capture", "%s: no memory to watch it", db->name);
+        return NULL;
+    }
+    cf->db = db;
+    cf->view.shm_fd = cf->view.wal_fd = -1;
+    cf->next = c->files;
+    c->files = cf;
+    pthread_mutex_lock(&db->lock);
+    db->capture = cf;
+    pthread_mutex_unlock(&db->lock);
+    return cf;
+}
+
+static void wake(struct capture *c)
+{
+    uint64_t one = 1;
+    if (write(c->wake_fd, &one, sizeof one) < 0) { /* EAGAIN: it is awake */
+    }
+}
+
+static void add_to(struct database ***list, size_t *n, size_t *size, struct database *db)
+{
+    if (*n == *size) {
+        size_t want = *size ? *size * 2 : 64;
+        void *p = realloc(*list, want * sizeof **list);
+        if (!p)
+            return; /* it is looked at with the next event */
+        *list = p;
+        *size = want;
+    }
+    (*list)[(*n)++] = db;
+}
+
+void capture_notice(struct capture *c, struct database *db)
+{
+    pthread_mutex_lock(&c->lock);
+    add_to(&c->noticed, &c->n_noticed, &c->size_noticed, db);
+    pthread_mutex_unlock(&c->lock);
+    wake(c);
+}
+
+void capture_request_diff(struct capture *c, struct database *db)
+{
+    pthread_mutex_lock(&c->lock);
+    add_to(&c->diffs, &c->n_diffs, &c->size_diffs, db);
+    pthread_mutex_unlock(&c->lock);
+    wake(c);
+}
+
+static void take_requests(struct capture *c)
+{
+    pthread_mutex_lock(&c->lock);
+    struct database **noticed = c->noticed, **diffs = c->diffs;
+    size_t n_noticed = c->n_noticed, n_diffs = c->n_diffs;
+    c->noticed = c->diffs = NULL;
+    c->n_noticed = c->size_noticed = c->n_diffs = c->size_diffs = 0;
+    pthread_mutex_unlock(&c->lock);
+    bool rescan = false;
+    for (size_t i = 0; i < n_noticed; i++) {
+        struct capture_file *cf = noticed[i] ? capture_file_of(c, noticed[i]) : NULL;
+        if (cf)
+            cf->dirty = true;
+        rescan |= !noticed[i];
+    }
+    for (size_t i = 0; i < n_diffs; i++) {
+        struct capture_file *cf = capture_file_of(c, diffs[i]);
+        if (cf)
+            cf->diff_ns = now_ns();
+    }
+    free(noticed);
+    free(diffs);
+    if (rescan)
+        capture_rescan(c);
+}
+
+/* Everything that waits in a queue of the kernel now was caused before a request that arrived now. */
+static void serve_waiters(struct capture *c)
+{
+    pthread_mutex_lock(&c->lock);
+    for (struct capture_waiter *w = c->waiters; w; w = w->next) {
+        if (w->done)
+            continue;
+        bool first = w->seq == 0;
+        if (first)
+            w->seq = c->round;
+        bool all = true;
+        for (struct capture_file *cf = c->files; cf; cf = cf->next) {
+            if (w->db && cf->db != w->db)
+                continue;
+            if (first && cf->diff_ns)
+                cf->diff_ns = now_ns();
+            if (first)
+                cf->dirty = true;
+            if (cf->dirty || cf->step_seq < w->seq || !capture_settled(cf)) {
+                all = false;
+                if (cf->step_seq < w->seq)
+                    cf->dirty = true;
+            }
+        }
+        if (all && !first)
+            w->done = true;
+        else if (all)
+            wake(c); /* nothing to look at: done in the next round */
+    }
+    pthread_cond_broadcast(&c->answered);
+    pthread_mutex_unlock(&c->lock);
+}
+
+static bool have_waiters(struct capture *c)
+{
+    pthread_mutex_lock(&c->lock);
+    bool any = c->waiters != NULL;
+    pthread_mutex_unlock(&c->lock);
+    return any;
+}
+
+/* Looks at what is due; returns when the next is. */
+static uint64_t run_files(struct capture *c)
+{
+    uint64_t now = now_ns(), next = UINT64_MAX;
+    c->round++;
+    for (struct capture_file *cf = c->files; cf; cf = cf->next) {
+        if (cf->diff_ns && cf->diff_ns <= now)
+            capture_start_diff(c, cf);
+        if (cf->dirty || (cf->look_ns && cf->look_ns <= now))
+            capture_step(c, cf);
+        if (cf->diff_ns)
+            next = MIN(next, cf->diff_ns);
+        if (cf->look_ns)
+            next = MIN(next, cf->look_ns);
+    }
+    return next;
+}
+
+static void watch_fd(struct capture *c, int fd)
+{
+    struct epoll_event ev = {.events = EPOLLIN, .data.fd = fd};
+    epoll_ctl(c->epoll_fd, EPOLL_CTL_ADD, fd, &ev);
+}
+
+static void connect_hooks(struct capture *c)
+{
+    struct err e;
+    if (c->hooks_fd >= 0 || now_ns() < c->reconnect_ns)
+        return;
+    int fd = hooks_connect(c->node->hooks, &e);
+    if (fd < 0) {
+        c->reconnect_ns = now_ns() + RECONNECT_NS;
+        return;
+    }
+    c->hooks_fd = fd;
+    watch_fd(c, fd);
+}
+
+static void *run(void *arg)
+{
+    struct capture *c = arg;
+    prctl(PR_SET_NAME, "capture");
+    prctl(PR_SET_TIMERSLACK, 1000ul); /* ns: the looks for a publication are tens of µs apart */
+    for (;;) {
+        struct epoll_event ev[4];
+        pthread_mutex_lock(&c->lock);
+        bool stop = c->stop;
+        pthread_mutex_unlock(&c->lock);
+        if (stop)
+            return NULL;
+        connect_hooks(c);
+        capture_events_inotify(c);
+        if (c->hooks_fd >= 0)
+            capture_events_hooks(c);
+        take_requests(c);
+        uint64_t next = run_files(c);
+        if (have_waiters(c)) {
+            serve_waiters(c);
+            for (struct capture_file *cf = c->files; cf && next; cf = cf->next)
+                next = cf->dirty ? 0 : next;
+        }
+        if (c->hooks_fd < 0)
+            next = MIN(next, c->reconnect_ns);
+        uint64_t now = now_ns(), wait = next <= now ? 0 : next - now;
+        struct timespec t = {(time_t)(wait / 1000000000u), (long)(wait % 1000000000u)};
+        int n = epoll_pwait2(c->epoll_fd, ev, 4, next == UINT64_MAX ? NULL : &t, NULL);
+        for (int i = 0; i < n; i++)
+            if (ev[i].data.fd == c->wake_fd) {
+                uint64_t v;
+                if (read(c->wake_fd, &v, sizeof v) < 0) { /* somebody else's wake was read with it */
+                }
+            }
+    }
+}
+
+int capture_open(struct node *n, struct capture **out, struct err *e)
+{
+    struct capture *c = calloc(1, sizeof *c);
+    if (!c)
+        return err_errno(e, ENOMEM, "capture");
+    c->node = n;
+    c->hooks_fd = -1;
+    c->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    c->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    pthread_mutex_init(&c->lock, NULL);
+    pthread_condattr_t a;
+    pthread_condattr_init(&a);
+    pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
+    pthread_cond_init(&c->answered, &a);
+    pthread_condattr_destroy(&a);
+    *out = c;
+    int rc = c->wake_fd < 0 || c->epoll_fd < 0 ? err_errno(e, errno, "epoll") : capture_wal_open(&c->wal, e);
+    if (!rc)
+        rc = dirwatch_open(n, &c->dirwatch, e);
+    if (!rc) {
+        watch_fd(c, c->wake_fd);
+        watch_fd(c, dirwatch_fd(c->dirwatch));
+        rc = pthread_create(&c->thread, NULL, run, c);
+        if (rc)
+            rc = err_errno(e, rc, "start the capture thread");
+    }
+    if (rc)
+        *out = NULL; /* the process ends; nothing to take apart */
+    return rc;
+}
+
+static int watch_below(struct capture *c, const char *dir, int depth, struct err *e)
+{
+    int rc = dirwatch_add(c->dirwatch, dir, e);
+    if (rc)
+        return rc;
+    int fd = openat(c->node->db_fd, *dir ? dir : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    if (!d) {
+        if (fd >= 0)
+            close(fd);
+        return 0; /* removed meanwhile */
+    }
+    struct dirent *de;
+    while (!rc && (de = readdir(d))) {
+        char path[LAYOUT_NAME_MAX + 300];
+        if (de->d_type != DT_DIR || !strcmp(de->d_name, ".") || !strcmp(de->d_name, "..") || depth >= 32 ||
+            (size_t)snprintf(path, sizeof path, "%s%s%s", dir, *dir ? "/" : "", de->d_name) >= sizeof path)
+            continue;
+        rc = watch_below(c, path, depth + 1, e);
+        if (rc == -ENOENT)
+            rc = 0;
+    }
+    closedir(d);
+    return rc;
+}
+
+int capture_watch_all(struct capture *c, struct err *e)
+{
+    return watch_below(c, "", 0, e);
+}
+
+int capture_now(struct capture *c, struct database *db, uint64_t deadline_ns, struct err *e)
+{
+    struct capture_waiter w = {.db = db};
+    enum node_role role = node_role(c->node);
+    if (role != NODE_PRIMARY && role != NODE_HANDING_OVER)
+        return err_set(e, ERR_ROLE, "this node is a %s", node_role_name(role));
+    struct timespec t = {(time_t)(deadline_ns / 1000000000u), (long)(deadline_ns % 1000000000u)};
+    int rc = 0;
+    pthread_mutex_lock(&c->lock);
+    w.next = c->waiters;
+    c->waiters = &w;
+    wake(c);
+    while (!w.done && !rc)
+        rc = pthread_cond_timedwait(&c->answered, &c->lock, &t);
+    struct capture_waiter **p = &c->waiters;
+    while (*p != &w)
+        p = &(*p)->next;
+    *p = w.next;
+    pthread_mutex_unlock(&c->lock);
+    return w.done ? 0 : err_set(e, -ETIMEDOUT, "changes of %s were not captured in time", db ? db->name : "some database");
+}
+
+void capture_close(struct capture *c)
+{
+    if (!c)
+        return;
+    pthread_mutex_lock(&c->lock);
+    c->stop = true;
+    pthread_mutex_unlock(&c->lock);
+    wake(c);
+    pthread_join(c->thread, NULL);
+    while (c->files) {
+        struct capture_file *cf = c->files;
+        c->files = cf->next;
+        cf->db->capture = NULL;
+        if (cf->view_open)
+            walview_close(cf->db, &cf->view);
+        free(cf);
+    }
+    dirwatch_close(c->dirwatch);
+    capture_wal_close(c->wal);
+    close(c->wake_fd);
+    close(c->epoll_fd);
+    free(c->noticed);
+    free(c->diffs);
+    pthread_cond_destroy(&c->answered);
+    pthread_mutex_destroy(&c->lock);
+    free(c);
+}

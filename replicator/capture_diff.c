@@ -1,0 +1,231 @@
+#include "replicator/capture_diff.h"
+
+#include "lib/crc.h"
+#include "lib/log.h"
+#include "lib/util.h"
+#include "replicator/capture.h"
+#include "replicator/capture_file.h"
+#include "replicator/scan.h"
+#include "replicator/worker.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+
+#define RETRY_NS 20000000u
+
+static bool companion_exists(const struct node *n, const struct database *db, const char *suffix)
+{
+    char name[LAYOUT_NAME_MAX + 16];
+    snprintf(name, sizeof name, "%s%s", db->name, suffix);
+    return faccessat(n->db_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+/* Opens the view with slot 4 held. */
+static int open_held(struct node *n, struct database *db, struct walview *v, struct err *e)
+{
+    int rc = walview_open(n, db, false, v, e);
+    for (int i = 0; !rc && i < 100; i++) { /* exclusive holders have it for microseconds */
+        rc = walview_hold(v);
+        if (rc != -EAGAIN)
+            break;
+        nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
+    }
+    if (rc && v->shm_fd >= 0)
+        walview_close(db, v);
+    return rc == -EAGAIN ? err_set(e, ERR_AGAIN_LATER, "%s: the WAL is being restarted", db->name) : rc;
+}
+
+static void attach(struct database *db, struct capture_file *cf, struct walview *v)
+{
+    cf->view = *v;
+    cf->view_open = true;
+    cf->mode = CAPTURE_MAPPED;
+    cf->covered = 0;
+    (void)db;
+}
+
+void capture_map_job(struct node *n, struct database *db, uint64_t attempt)
+{
+    struct err e;
+    struct walview v;
+    int rc = open_held(n, db, &v, &e);
+    pthread_mutex_lock(&db->lock);
+    struct capture_file *cf = db->capture;
+    if (cf->mode != CAPTURE_MAPPING) {
+        pthread_mutex_unlock(&db->lock);
+        if (!rc)
+            walview_close(db, &v);
+        return;
+    }
+    if (!rc)
+        attach(db, cf, &v);
+    else if (rc == ERR_AGAIN_LATER && attempt < 200 && companion_exists(n, db, LAYOUT_WAL)) {
+        pthread_mutex_unlock(&db->lock);
+        if (!worker_post(n->worker, capture_map_job, db, attempt + 1, attempt < 20 ? 200000u : RETRY_NS))
+            return;
+        pthread_mutex_lock(&db->lock);
+        cf->mode = CAPTURE_IDLE;
+    } else {
+        cf->mode = CAPTURE_IDLE;
+        pthread_mutex_unlock(&db->lock);
+        if (rc != ERR_AGAIN_LATER)
+            log_warn("capture", "%s: cannot open the wal-index, pages will be compared instead: %s", db->name, e.text);
+        capture_request_diff(n->capture, db);
+        return;
+    }
+    pthread_mutex_unlock(&db->lock);
+    capture_notice(n->capture, db);
+}
+
+struct diff_reader {
+    struct scan *scan;
+    uint8_t *page;
+};
+
+static int read_page(void *ctx, const struct tx_page *p, const uint8_t **page, struct err *e)
+{
+    struct diff_reader *r = ctx;
+    *page = r->page;
+    return scan_page(r->scan, p->pgno, r->page, e);
+}
+
+/* The pages that differ from the tracked state (all of them when nothing usable is tracked). db->lock is held. */
+static int list_changed(const struct database *db, const struct scan_result *r, struct tx *tx, struct err *e)
+{
+    const struct dbstate *old = database_dbstate(db);
+    bool all = old->txid == 0 || old->page_size != r->page_size;
+    uint32_t n = 0, lock = lock_pgno(r->page_size);
+    for (uint32_t p = 1; p <= r->commit; p++)
+        n += p != lock && (all || sums_get(db->sums, p) != r->sums[p - 1]);
+    tx->pages = malloc((n ? n : 1) * sizeof *tx->pages);
+    if (!tx->pages)
+        return err_errno(e, ENOMEM, "list of %u pages", n);
+    for (uint32_t p = 1; p <= r->commit; p++)
+        if (p != lock && (all || sums_get(db->sums, p) != r->sums[p - 1]))
+            tx->pages[tx->n_pages++] = (struct tx_page){.pgno = p, .sum = r->sums[p - 1]};
+    return 0;
+}
+
+static int record_difference(struct node *n, struct database *db, struct scan *s, const struct scan_result *r, struct err *e)
+{
+    int rc = database_load(n->databases, db, e);
+    if (rc)
+        return rc;
+    struct dbstate st = *database_dbstate(db);
+    struct diff_reader reader = {.scan = s, .page = malloc(65536)};
+    struct ltx_encoder *enc = ltx_encoder_new();
+    struct tx tx = {
+        .page_size = r->page_size,
+        .commit = r->commit,
+        .wal_mode = r->wal_mode,
+        .ntx = 1,
+        .wal_salt1 = r->wal_salt1,
+        .wal_salt2 = r->wal_salt2,
+        .wal_frame = r->wal_frame,
+        .read = read_page,
+        .ctx = &reader,
+    };
+    rc = enc && reader.page ? list_changed(db, r, &tx, e) : err_errno(e, ENOMEM, "diff");
+    if (!rc && (tx.n_pages || st.commit != r->commit || st.txid == 0)) {
+        rc = tx_record(n, db, &tx, enc, e);
+        if (!rc)
+            log_debug("capture", "%s: %u of %u pages differ", db->name, tx.n_pages, r->commit);
+    } else if (!rc) {
+        st.wal_mode = r->wal_mode;
+        st.wal_salt1 = r->wal_salt1;
+        st.wal_salt2 = r->wal_salt2;
+        st.wal_frame = r->wal_frame;
+        sums_touch(db->sums, &st);
+    }
+    free(tx.pages);
+    free(reader.page);
+    ltx_encoder_free(enc);
+    return rc;
+}
+
+/* After the scan's own connection was closed: the WAL may be gone with it, and then the file alone is the state. */
+static void settle_wal(struct node *n, struct database *db, struct capture_file *cf)
+{
+    if (cf->view_open || companion_exists(n, db, LAYOUT_WAL) || !db->sums)
+        return;
+    struct dbstate st = *database_dbstate(db);
+    st.wal_salt1 = st.wal_salt2 = st.wal_frame = 0;
+    sums_touch(db->sums, &st);
+}
+
+static void mark_result(struct node *n, struct database *db, int rc, const struct scan_result *r, const struct err *e)
+{
+    if (rc == 0 && !r->wal_mode && r->commit)
+        database_mark(db, DATABASE_OK,
+                      "journal_mode is not WAL: changes are found by comparing all pages after each one (slow, and several transactions may "
+                      "become one); PRAGMA journal_mode=WAL is what this file system is made for");
+    else if (rc == 0)
+        database_mark(db, DATABASE_OK, NULL);
+    else if (rc == ERR_NOT_DATABASE)
+        database_mark(db, DATABASE_OTHER, NULL);
+    else if (rc == ERR_AGAIN_LATER)
+        database_mark(db, DATABASE_WAITING, "not captured yet: %s", e->text);
+    else
+        database_mark(db, db->state == DATABASE_UNKNOWN ? DATABASE_DAMAGED : db->state, "not captured: %s", e->text);
+    (void)n;
+}
+
+void capture_diff_job(struct node *n, struct database *db, uint64_t attempt)
+{
+    struct err e;
+    struct scan *s = NULL;
+    struct scan_result r = {0};
+    struct walview v;
+    if (node_role(n) != NODE_PRIMARY && node_role(n) != NODE_HANDING_OVER) {
+        pthread_mutex_lock(&db->lock);
+        db->capture->mode = CAPTURE_IDLE;
+        pthread_mutex_unlock(&db->lock);
+        capture_notice(n->capture, db);
+        return;
+    }
+    int rc = scan_open(n, db, &s, &r, &e);
+    bool gone = rc == -ENOENT;
+    pthread_mutex_lock(&db->lock);
+    struct capture_file *cf = db->capture;
+    if (!rc)
+        rc = record_difference(n, db, s, &r, &e);
+    if (!gone)
+        mark_result(n, db, rc, &r, &e);
+    pthread_mutex_unlock(&db->lock);
+    /* Mapped before the scan lets go of slot 4, so that no frame can be lost in between. */
+    bool mapped = false;
+    if (!rc && r.wal_mode && s) {
+        pthread_mutex_unlock(&db->sqlite); /* open_held may have to close, which takes it */
+        mapped = open_held(n, db, &v, &e) == 0;
+        pthread_mutex_lock(&db->sqlite);
+    }
+    scan_close(s);
+    scan_result_free(&r);
+    /* If the scan's connection was the only one, closing it has removed the WAL: what we mapped is of no use. */
+    if (mapped && !walview_current(n, db, &v)) {
+        walview_close(db, &v);
+        mapped = false;
+    }
+    pthread_mutex_lock(&db->lock);
+    cf = db->capture;
+    cf->mode = CAPTURE_IDLE;
+    if (mapped)
+        attach(db, cf, &v);
+    else if (!rc)
+        settle_wal(n, db, cf);
+    bool again = cf->diff_again || rc == ERR_AGAIN_LATER || rc == -ENOSPC;
+    cf->diff_again = false;
+    if (again) {
+        cf->mode = CAPTURE_DIFFING;
+        if (cf->view_open) { /* it will be opened again by the next run */
+            v = cf->view;
+            cf->view_open = false;
+        }
+    }
+    pthread_mutex_unlock(&db->lock);
+    if (again && mapped)
+        walview_close(db, &v);
+    if (again && worker_post(n->worker, capture_diff_job, db, attempt + 1, MIN(RETRY_NS << MIN(attempt, 5u), 1000000000u)))
+        log_error("capture", "%s: no memory to try again", db->name);
+    capture_notice(n->capture, db);
+}

@@ -1,0 +1,309 @@
+#include "replicator/capture_diff.h"
+#include "replicator/capture_private.h"
+
+#include "lib/log.h"
+#include "lib/util.h"
+#include "replicator/worker.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+
+#define LOOK_FIRST_NS 20000u /* back-off of looking for the publication of frames that are in the WAL already */
+
+static bool wal_exists(const struct node *n, const struct database *db)
+{
+    char name[LAYOUT_NAME_MAX + sizeof LAYOUT_WAL];
+    snprintf(name, sizeof name, "%s%s", db->name, LAYOUT_WAL);
+    return faccessat(n->db_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+void capture_answer_deferred(struct capture *c, struct capture_file *cf)
+{
+    for (int i = 0; i < cf->n_deferred; i++)
+        hooks_answer(c->node->hooks, cf->deferred[i], 0, NULL);
+    cf->n_deferred = 0;
+}
+
+/* worker_fn: closes a view that capture has put away (arg). Closing calls into the mount. */
+static void close_view_job(struct node *n, struct database *db, uint64_t arg)
+{
+    struct walview *v = (struct walview *)(uintptr_t)arg;
+    (void)n;
+    walview_close(db, v);
+    free(v);
+}
+
+/* Puts the view away. db->lock is held. */
+static void unmap(struct capture *c, struct capture_file *cf)
+{
+    if (!cf->view_open)
+        return;
+    walview_release(&cf->view);
+    struct walview *v = malloc(sizeof *v);
+    if (v) {
+        *v = cf->view;
+        if (worker_post(c->node->worker, close_view_job, cf->db, (uint64_t)(uintptr_t)v, 0)) {
+            free(v);
+            v = NULL;
+        }
+    }
+    if (!v) /* two descriptors stay open until the process ends: better than to close them here and hang */
+        log_error("capture", "%s: no memory to close its WAL", cf->db->name);
+    cf->view_open = false;
+    cf->mode = CAPTURE_IDLE;
+    cf->covered = 0;
+    cf->look_ns = 0;
+}
+
+static void start_diff_locked(struct capture *c, struct capture_file *cf)
+{
+    cf->diff_ns = cf->diff_first_ns = 0;
+    if (cf->mode == CAPTURE_DIFFING) {
+        cf->diff_again = true;
+        return;
+    }
+    if (cf->mode == CAPTURE_MAPPING) { /* the job that runs will see that it is not wanted */
+        cf->mode = CAPTURE_IDLE;
+    }
+    unmap(c, cf);
+    cf->mode = CAPTURE_DIFFING;
+    if (worker_post(c->node->worker, capture_diff_job, cf->db, 0, 0)) {
+        cf->mode = CAPTURE_IDLE;
+        cf->diff_ns = now_ns() + CAPTURE_QUIET_NS;
+    }
+}
+
+void capture_start_diff(struct capture *c, struct capture_file *cf)
+{
+    pthread_mutex_lock(&cf->db->lock);
+    start_diff_locked(c, cf);
+    pthread_mutex_unlock(&cf->db->lock);
+}
+
+bool capture_settled(struct capture_file *cf)
+{
+    pthread_mutex_lock(&cf->db->lock);
+    bool busy = cf->mode == CAPTURE_MAPPING || cf->mode == CAPTURE_DIFFING || cf->diff_ns;
+    pthread_mutex_unlock(&cf->db->lock);
+    return !busy;
+}
+
+/* Frames after the last published one, with the salts of the WAL file's own header: a writer is about to publish them (the event came
+ * with the write, none comes with the store into the wal-index), or has given them up. */
+static bool unpublished(struct capture_file *cf, const struct walindex_header *h)
+{
+    uint8_t buf[WAL_FRAME_HEADER_SIZE];
+    struct wal_frame_header fh;
+    if (walview_header(&cf->view))
+        return false;
+    const struct wal_header *w = &cf->view.header;
+    uint32_t next = w->salt1 == h->salt1 && w->salt2 == h->salt2 ? h->max_frame + 1 : 1;
+    if (pread(cf->view.wal_fd, buf, sizeof buf, wal_frame_offset(next, w->page_size)) != (ssize_t)sizeof buf)
+        return false;
+    wal_frame_header_decode(buf, &fh);
+    return fh.salt1 == w->salt1 && fh.salt2 == w->salt2;
+}
+
+/* Back-off: tens of µs while a commit may be in its fsync, then slower: frames that nobody publishes (a long transaction that
+ * spilled, one that was rolled back) must not cost a core. */
+static void look_again(struct capture_file *cf)
+{
+    uint64_t now = now_ns();
+    if (!cf->look_ns) {
+        cf->look_since_ns = now;
+        cf->look_wait_ns = LOOK_FIRST_NS;
+    } else {
+        uint64_t age = now - cf->look_since_ns;
+        uint64_t cap = age < 20000000u ? 50000u : age < 200000000u ? 1000000u : age < 5000000000u ? 10000000u : 200000000u;
+        cf->look_wait_ns = MIN(cf->look_wait_ns + cf->look_wait_ns / 2, cap);
+    }
+    cf->look_ns = now + cf->look_wait_ns;
+}
+
+enum fit { FIT_SAME, FIT_RESTARTED, FIT_LOST };
+
+/* Does the wal-index continue the state that we know? */
+static enum fit fit_state(const struct capture_file *cf, const struct dbstate *st, const struct walindex_header *h)
+{
+    if (st->wal_salt1 == h->salt1 && st->wal_salt2 == h->salt2)
+        return h->max_frame >= st->wal_frame ? FIT_SAME : FIT_LOST;
+    if (!st->wal_salt1 && !st->wal_salt2 && !st->wal_frame)
+        return FIT_RESTARTED; /* the database file alone was the state: every frame of this WAL is new */
+    /* A restart follows a checkpoint of the last frame, and that checkpoint waited for us (HOOK_CHECKPOINT). So if nothing was
+     * captured since, nothing was lost. */
+    if (h->salt1 == st->wal_salt1 + 1 && cf->covered == st->wal_frame)
+        return FIT_RESTARTED;
+    return FIT_LOST;
+}
+
+/* Captures all that is published. 0: done; ERR_AGAIN_LATER: look again; anything else: pages must be compared. */
+static int catch_up(struct capture *c, struct capture_file *cf, struct walindex_header *h)
+{
+    struct err e;
+    struct database *db = cf->db;
+    for (int tries = 0; tries < 1000; tries++) {
+        int rc = walindex_read(cf->view.index, h);
+        if (rc)
+            return rc;
+        struct dbstate st = *database_dbstate(db);
+        if (st.page_size != h->page_size && h->max_frame)
+            return ERR_GONE;
+        enum fit f = fit_state(cf, &st, h);
+        if (f == FIT_LOST) {
+            log_info("capture", "%s: the WAL went on without us (salt %08x to %08x, frame %u): comparing pages", db->name, st.wal_salt1,
+                     h->salt1, st.wal_frame);
+            return ERR_GONE;
+        }
+        if (f == FIT_RESTARTED) {
+            st.wal_salt1 = h->salt1;
+            st.wal_salt2 = h->salt2;
+            st.wal_frame = 0;
+            sums_touch(db->sums, &st);
+            cf->covered = 0;
+        }
+        if (h->max_frame == st.wal_frame)
+            return 0;
+        rc = capture_wal_run(c->wal, c->node, db, &cf->view, h, &e);
+        if (rc == -ENOSPC || rc == -EDQUOT) {
+            atomic_store(&c->node->disk_full, true);
+            database_mark(db, DATABASE_WAITING, "not captured, no room in the data directory: %s", e.text);
+            return ERR_AGAIN_LATER;
+        }
+        if (rc && rc != ERR_AGAIN_LATER) {
+            database_mark(db, DATABASE_WAITING, "not captured: %s", e.text);
+            return rc;
+        }
+        if (!rc && db->state == DATABASE_WAITING) {
+            atomic_store(&c->node->disk_full, false);
+            database_mark(db, DATABASE_OK, NULL);
+        }
+    }
+    return ERR_AGAIN_LATER;
+}
+
+/* The view's WAL is no longer NAME-wal. Everything in it was checkpointed by whoever removed it. */
+static void leave_old_wal(struct capture *c, struct capture_file *cf)
+{
+    struct walindex_header h;
+    int rc = catch_up(c, cf, &h);
+    if (rc) {
+        start_diff_locked(c, cf);
+        return;
+    }
+    struct dbstate st = *database_dbstate(cf->db);
+    st.wal_salt1 = st.wal_salt2 = st.wal_frame = 0;
+    sums_touch(cf->db->sums, &st);
+    unmap(c, cf);
+}
+
+static void step_mapped(struct capture *c, struct capture_file *cf)
+{
+    struct walindex_header h;
+    int rc = catch_up(c, cf, &h);
+    if (rc == ERR_AGAIN_LATER) {
+        look_again(cf);
+        return;
+    }
+    if (rc) {
+        start_diff_locked(c, cf);
+        return;
+    }
+    if (cf->view.slot4 || cf->n_deferred) { /* nobody could restart the WAL while we caught up */
+        cf->covered = h.max_frame;
+        walview_release(&cf->view);
+    }
+    if (unpublished(cf, &h))
+        look_again(cf);
+    else
+        cf->look_ns = 0;
+}
+
+void capture_step(struct capture *c, struct capture_file *cf)
+{
+    struct database *db = cf->db;
+    enum node_role role = node_role(c->node);
+    cf->dirty = false;
+    if (role != NODE_PRIMARY && role != NODE_HANDING_OVER) {
+        cf->look_ns = cf->diff_ns = 0;
+        pthread_mutex_lock(&db->lock);
+        unmap(c, cf);
+        cf->step_seq = c->round;
+        pthread_mutex_unlock(&db->lock);
+        capture_answer_deferred(c, cf);
+        return;
+    }
+    pthread_mutex_lock(&db->lock);
+    if (cf->mode == CAPTURE_MAPPED && cf->recheck && !walview_current(c->node, db, &cf->view))
+        leave_old_wal(c, cf);
+    cf->recheck = false;
+    if (cf->mode == CAPTURE_IDLE && !cf->diff_ns && wal_exists(c->node, db)) {
+        struct err e;
+        if (database_load(c->node->databases, db, &e) || !database_dbstate(db)->txid) {
+            start_diff_locked(c, cf);
+        } else {
+            cf->mode = CAPTURE_MAPPING;
+            if (worker_post(c->node->worker, capture_map_job, db, 0, 0))
+                cf->mode = CAPTURE_IDLE;
+        }
+    }
+    if (cf->mode == CAPTURE_MAPPED)
+        step_mapped(c, cf);
+    bool answer = cf->mode != CAPTURE_MAPPING;
+    cf->step_seq = c->round;
+    pthread_mutex_unlock(&db->lock);
+    if (answer)
+        capture_answer_deferred(c, cf);
+}
+
+void capture_wal_vanishes(struct capture *c, struct capture_file *cf)
+{
+    enum node_role role = node_role(c->node);
+    if (role != NODE_PRIMARY && role != NODE_HANDING_OVER)
+        return;
+    pthread_mutex_lock(&cf->db->lock);
+    if (cf->mode == CAPTURE_MAPPED) {
+        struct walindex_header h;
+        int rc = catch_up(c, cf, &h);
+        struct dbstate st = *database_dbstate(cf->db);
+        /* A truncating checkpoint has restarted the wal-index already; then `covered` has told that nothing was lost. */
+        if (!rc) {
+            st.wal_salt1 = st.wal_salt2 = st.wal_frame = 0;
+            sums_touch(cf->db->sums, &st);
+            unmap(c, cf);
+        } else {
+            start_diff_locked(c, cf);
+        }
+    } else if (cf->mode == CAPTURE_DIFFING) {
+        cf->diff_again = true;
+    } else {
+        cf->diff_ns = now_ns(); /* never saw that WAL */
+    }
+    pthread_mutex_unlock(&cf->db->lock);
+}
+
+void capture_dropped(struct capture *c, struct capture_file *cf)
+{
+    struct err e;
+    struct database *db = cf->db;
+    uint64_t lsn;
+    cf->diff_ns = cf->look_ns = 0;
+    if (node_role(c->node) != NODE_PRIMARY)
+        return;
+    pthread_mutex_lock(&db->lock);
+    bool was_known = db->state != DATABASE_ABSENT && database_load(c->node->databases, db, &e) == 0 && database_dbstate(db)->txid;
+    if (cf->mode == CAPTURE_DIFFING)
+        cf->diff_again = true; /* its scan fails, or meets the successor */
+    else
+        unmap(c, cf);
+    if (was_known) {
+        if (sequencer_append(c->node->sequencer, RECORD_DROP, db->name, NULL, 0, &lsn, &e)) {
+            log_error("capture", "cannot log that %s was dropped: %s", db->name, e.text);
+            cf->diff_ns = now_ns() + CAPTURE_QUIET_MAX_NS;
+        } else {
+            database_forget(c->node->databases, db, lsn);
+        }
+    } else {
+        database_forget(c->node->databases, db, 0);
+    }
+    pthread_mutex_unlock(&db->lock);
+}

@@ -1,0 +1,519 @@
+#include "replicator/follower.h"
+
+#include "lib/crc.h"
+#include "lib/http/client.h"
+#include "lib/log.h"
+#include "lib/util.h"
+#include "replicator/apply_records.h"
+#include "replicator/discover.h"
+#include "replicator/hooks.h"
+#include "replicator/image_client.h"
+#include "replicator/lease.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <sys/prctl.h>
+
+#define IDLE_MS 3500            /* three heartbeats and a half */
+#define RETRY_FIRST_MS 20u
+#define RETRY_MAX_MS 2000u
+#define CONTROL_MAX (16u << 20) /* payload of a control frame (RESET names every database) */
+#define ACK_MS 5
+
+struct follower {
+    struct node *node;
+    pthread_t thread, acker;
+    struct http_client *client;
+    pthread_mutex_t lock;  /* guards restart, stop */
+    pthread_cond_t changed;
+    bool restart, stop;
+    pthread_mutex_t work;  /* held while what arrived is worked on; see follower_quiesced */
+    /* follower thread only */
+    struct apply *apply;
+    uint8_t head[RECORD_HEAD_MAX];
+    size_t head_len;
+    bool in_payload;
+    struct record_head h;  /* of the payload that is being received */
+    uint32_t received;     /* bytes of it */
+    uint8_t *payload;      /* control frames, and records up to APPLY_IN_MEMORY; grows as needed */
+    size_t payload_size;
+    bool in_log;           /* a record is begun in the log */
+    bool first_frame;
+    uint64_t server_lsn;   /* last LSN the server said it has */
+    struct err error;      /* why the stream was ended from here */
+};
+
+/* ---- control frames ---- */
+
+static int adopt_epochs(struct follower *f, const json_t *list, struct err *e)
+{
+    struct epoch_entry *v = NULL;
+    size_t n = 0;
+    int rc = list ? epochs_from_json(list, &v, &n, e) : 0;
+    if (!rc && n)
+        rc = epochs_replace(f->node->epochs, v, n, e);
+    free(v);
+    return rc;
+}
+
+static void learn_primary(struct follower *f, const json_t *o)
+{
+    const char *primary = json_string_value(json_object_get(o, "primary"));
+    const char *url = json_string_value(json_object_get(o, "primary_url"));
+    char name[128], old_url[256];
+    node_primary(f->node, name, old_url);
+    if (!primary || !*primary || !strcmp(primary, name) || !strcmp(primary, f->node->config->node))
+        return;
+    node_set_primary(f->node, primary, url ? url : "");
+    hooks_send_role(f->node->hooks);
+}
+
+static int drop_unlisted(void *ctx, struct database *db)
+{
+    const json_t *names = ((void **)ctx)[1];
+    struct node *n = ((void **)ctx)[0];
+    size_t i;
+    json_t *v;
+    struct err e;
+    pthread_mutex_lock(&db->lock);
+    bool there = db->state != DATABASE_ABSENT && db->state != DATABASE_OTHER;
+    pthread_mutex_unlock(&db->lock);
+    json_array_foreach(names, i, v)
+    {
+        const char *s = json_string_value(json_object_get(v, "name"));
+        if (s && !strcmp(s, db->name))
+            there = false;
+    }
+    if (!there)
+        return 0;
+    log_warn("follower", "%s does not exist on the primary: removed here; a copy is in %s/" LAYOUT_QUARANTINE, db->name, n->config->data);
+    pthread_mutex_lock(&db->sqlite);
+    pthread_mutex_lock(&db->lock);
+    if (apply_quarantine(n, db, &e) || apply_remove(n, db, &e))
+        database_mark(db, DATABASE_WAITING, "it does not exist on the primary, and cannot be removed here: %s", e.text);
+    else
+        database_forget(n->databases, db, 0);
+    pthread_mutex_unlock(&db->lock);
+    pthread_mutex_unlock(&db->sqlite);
+    return 0;
+}
+
+/* The server's log does not continue ours: start anew after its position; every database needs an image. */
+static int on_reset(struct follower *f, const json_t *o, struct err *e)
+{
+    const json_t *list = json_object_get(o, "databases");
+    size_t i;
+    json_t *v;
+    log_warn("follower", "our log (last LSN %" PRIu64 ") is not continued by the primary's: starting anew at LSN %" PRIu64
+                         ", databases come as images",
+             rlog_last(f->node->rlog).lsn, f->h.pos.lsn);
+    int rc = rlog_reset(f->node->rlog, f->h.pos, e);
+    if (!rc)
+        rc = adopt_epochs(f, json_object_get(o, "epochs"), e);
+    if (rc)
+        return rc;
+    databases_each(f->node->databases, drop_unlisted, (void *[]){f->node, (void *)(uintptr_t)list});
+    json_array_foreach(list, i, v)
+    {
+        const char *name = json_string_value(json_object_get(v, "name"));
+        struct database *db = name && database_name_possible(name) ? databases_get(f->node->databases, name, e) : NULL;
+        if (!db)
+            continue;
+        pthread_mutex_lock(&db->lock);
+        if (db->state == DATABASE_ABSENT || db->state == DATABASE_OTHER)
+            database_mark(db, DATABASE_UNKNOWN, NULL);
+        pthread_mutex_unlock(&db->lock);
+    }
+    apply_records_reset(f->apply, f->h.pos.lsn);
+    image_client_kick(f->node);
+    return 0;
+}
+
+static int on_handoff(struct follower *f, const json_t *o, struct err *e)
+{
+    const char *name = json_string_value(json_object_get(o, "primary"));
+    const char *url = json_string_value(json_object_get(o, "url"));
+    if (!name || !url)
+        return err_set(e, -EBADMSG, "HANDOFF without a primary");
+    log_info("follower", "%s is primary now (%s)", name, url);
+    node_set_primary(f->node, name, url);
+    lease_save(f->node);
+    hooks_send_role(f->node->hooks);
+    return err_set(e, -ECANCELED, "the primary handed over");
+}
+
+static int on_control(struct follower *f, struct err *e)
+{
+    json_error_t je;
+    json_t *o = f->h.payload_len ? json_loadb((const char *)f->payload, f->h.payload_len, JSON_REJECT_DUPLICATES, &je) : NULL;
+    int rc = 0;
+    if (f->h.payload_len && !json_is_object(o)) {
+        json_decref(o);
+        return err_set(e, -EBADMSG, "a control frame (type %u) is not JSON: %s", f->h.type, je.text);
+    }
+    switch (f->h.type) {
+    case RECORD_HEARTBEAT:
+        f->server_lsn = f->h.pos.lsn;
+        if (o && f->first_frame) {
+            rc = adopt_epochs(f, json_object_get(o, "epochs"), e);
+            learn_primary(f, o);
+            node_warn(f->node, NULL);
+        }
+        break;
+    case RECORD_RESET:
+        rc = on_reset(f, o, e);
+        f->server_lsn = f->h.pos.lsn;
+        break;
+    case RECORD_HANDOFF:
+        rc = on_handoff(f, o, e);
+        break;
+    case RECORD_GOODBYE: {
+        const char *why = json_string_value(json_object_get(o, "reason"));
+        rc = err_set(e, -ECONNRESET, "the server ends the stream: %.200s", why ? why : "no reason given");
+        break;
+    }
+    default:
+        break; /* of a later version: ignored */
+    }
+    json_decref(o);
+    return rc;
+}
+
+/* ---- receiving ---- */
+
+static int begin_frame(struct follower *f, struct err *e)
+{
+    bool control = f->h.type >= RECORD_CONTROL;
+    f->received = 0;
+    if (control && f->h.payload_len > CONTROL_MAX)
+        return err_set(e, -EBADMSG, "a control frame of %u bytes", f->h.payload_len);
+    if (control || f->h.payload_len <= APPLY_IN_MEMORY) {
+        if (f->h.payload_len > f->payload_size) {
+            void *p = realloc(f->payload, f->h.payload_len);
+            if (!p)
+                return err_errno(e, ENOMEM, "frame of %u bytes", f->h.payload_len);
+            f->payload = p;
+            f->payload_size = f->h.payload_len;
+        }
+    }
+    if (!control) {
+        uint64_t next = rlog_last(f->node->rlog).lsn + 1;
+        if (f->h.pos.lsn != next)
+            return err_set(e, -EBADMSG, "record %" PRIu64 " came, %" PRIu64 " is next", f->h.pos.lsn, next);
+        if (f->h.payload_len > APPLY_IN_MEMORY) { /* goes into the log as it comes; a small one whole, at its end */
+            int rc = sequencer_begin_received(f->node->sequencer, &f->h, e);
+            if (rc)
+                return rc;
+            f->in_log = true;
+        }
+    }
+    f->in_payload = true;
+    return 0;
+}
+
+static int end_frame(struct follower *f, struct err *e)
+{
+    int rc;
+    f->in_payload = false;
+    f->head_len = 0;
+    if (f->h.type >= RECORD_CONTROL) {
+        if (crc32c(0, f->payload, f->h.payload_len) != f->h.payload_crc)
+            return err_set(e, -EBADMSG, "a control frame arrived damaged");
+        rc = on_control(f, e);
+        f->first_frame = false;
+        return rc;
+    }
+    bool whole = !f->in_log;
+    rc = whole ? sequencer_begin_received(f->node->sequencer, &f->h, e) : 0;
+    if (!rc && whole && f->h.payload_len) {
+        rc = sequencer_write(f->node->sequencer, f->payload, f->h.payload_len, e);
+        if (rc)
+            sequencer_abort(f->node->sequencer);
+    }
+    if (rc)
+        return rc;
+    f->in_log = false;
+    rc = sequencer_commit_received(f->node->sequencer, &f->h, e);
+    if (rc)
+        return rc;
+    if (f->h.type == RECORD_EPOCH)
+        rc = epochs_begin(f->node->epochs, f->h.pos.epoch, f->h.pos.lsn, e);
+    if (rc)
+        return rc;
+    f->server_lsn = MAX(f->server_lsn, f->h.pos.lsn);
+    apply_records_add(f->apply, &f->h, f->h.payload_len <= APPLY_IN_MEMORY ? f->payload : NULL);
+    if (apply_records_full(f->apply))
+        apply_records_flush(f->apply);
+    return 0;
+}
+
+static int take_payload(struct follower *f, const uint8_t **p, size_t *n, struct err *e)
+{
+    size_t k = MIN(*n, (size_t)(f->h.payload_len - f->received));
+    if (k && !f->in_log)
+        memcpy(f->payload + f->received, *p, k);
+    if (k && f->in_log) {
+        int rc = sequencer_write(f->node->sequencer, *p, k, e);
+        if (rc)
+            return rc;
+    }
+    f->received += (uint32_t)k;
+    *p += k;
+    *n -= k;
+    return f->received == f->h.payload_len ? end_frame(f, e) : 0;
+}
+
+static int take_head(struct follower *f, const uint8_t **p, size_t *n, struct err *e)
+{
+    size_t k = MIN(*n, sizeof f->head - f->head_len);
+    memcpy(f->head + f->head_len, *p, k);
+    long size = record_head_decode(f->head, f->head_len + k, &f->h);
+    if (size < 0)
+        return err_set(e, -EBADMSG, "what arrives is not a record");
+    if (size == 0) {
+        f->head_len += k;
+        *p += k;
+        *n -= k;
+        return f->head_len == sizeof f->head ? err_set(e, -EBADMSG, "a record's header is too long") : 0;
+    }
+    size_t used = (size_t)size - f->head_len; /* of what was just copied */
+    *p += used;
+    *n -= used;
+    int rc = begin_frame(f, e);
+    return rc || f->h.payload_len ? rc : end_frame(f, e);
+}
+
+static bool wanted(struct follower *f)
+{
+    pthread_mutex_lock(&f->lock);
+    bool ok = !f->restart && !f->stop;
+    pthread_mutex_unlock(&f->lock);
+    return ok && node_role(f->node) == NODE_REPLICA;
+}
+
+static int on_data(void *ctx, const void *data, size_t n)
+{
+    struct follower *f = ctx;
+    const uint8_t *p = data;
+    int rc = 0;
+    pthread_mutex_lock(&f->work);
+    if (!wanted(f))
+        rc = err_set(&f->error, -ECANCELED, "no longer wanted");
+    atomic_store(&f->node->connected, true);
+    while (n && !rc)
+        rc = f->in_payload ? take_payload(f, &p, &n, &f->error) : take_head(f, &p, &n, &f->error);
+    if (rc && f->in_log) {
+        sequencer_abort(f->node->sequencer);
+        f->in_log = false;
+    }
+    pthread_mutex_unlock(&f->work);
+    return rc;
+}
+
+/* All that has arrived was taken: apply it. */
+static int on_idle(void *ctx)
+{
+    struct follower *f = ctx;
+    pthread_mutex_lock(&f->work);
+    if (node_role(f->node) == NODE_REPLICA) {
+        apply_records_flush(f->apply);
+        apply_records_retry(f->apply);
+        uint64_t last = rlog_last(f->node->rlog).lsn;
+        if (!f->first_frame && atomic_load(&f->node->applied) >= last && last >= f->server_lsn)
+            atomic_store(&f->node->current_ns, now_ns());
+    }
+    pthread_mutex_unlock(&f->work);
+    return apply_records_waiting(f->apply) ? 50 : -1;
+}
+
+static int follow(struct follower *f, const char *url, struct err *e)
+{
+    char target[1024];
+    struct position p = rlog_last(f->node->rlog);
+    snprintf(target, sizeof target, "%s/v1/stream?epoch=%" PRIu64 "&lsn=%" PRIu64 "&node=%s&url=%s", url, p.epoch, p.lsn,
+             f->node->config->node, f->node->config->http.advertise);
+    f->head_len = 0;
+    f->in_payload = false;
+    f->first_frame = true;
+    f->error = (struct err){0};
+    int rc = http_client_download(f->client, target, on_data, f, NULL, e);
+    if (rc && f->error.code == rc)
+        *e = f->error;
+    pthread_mutex_lock(&f->work);
+    if (f->in_log) {
+        sequencer_abort(f->node->sequencer);
+        f->in_log = false;
+    }
+    if (node_role(f->node) == NODE_REPLICA)
+        apply_records_flush(f->apply);
+    pthread_mutex_unlock(&f->work);
+    atomic_store(&f->node->connected, false);
+    return rc ? rc : err_set(e, -ECONNRESET, "%s ended the stream", url);
+}
+
+/* Waits ms, or until something changes. False: stop. */
+static bool pause_for(struct follower *f, unsigned ms)
+{
+    uint64_t until = now_ns() + (uint64_t)ms * 1000000u;
+    struct timespec t = {(time_t)(until / 1000000000u), (long)(until % 1000000000u)};
+    pthread_mutex_lock(&f->lock);
+    while (!f->restart && !f->stop && pthread_cond_timedwait(&f->changed, &f->lock, &t) == 0)
+        continue;
+    f->restart = false;
+    bool go_on = !f->stop;
+    pthread_mutex_unlock(&f->lock);
+    return go_on;
+}
+
+static void *run(void *arg)
+{
+    struct follower *f = arg;
+    unsigned wait = RETRY_FIRST_MS;
+    bool recovered = false;
+    prctl(PR_SET_NAME, "follower");
+    for (;;) {
+        struct err e = {0};
+        char name[128], url[256];
+        pthread_mutex_lock(&f->lock);
+        bool stop = f->stop;
+        f->restart = false;
+        pthread_mutex_unlock(&f->lock);
+        if (stop)
+            return NULL;
+        if (node_role(f->node) != NODE_REPLICA) {
+            recovered = false;
+            if (!pause_for(f, 1000))
+                return NULL;
+            continue;
+        }
+        if (!recovered) {
+            pthread_mutex_lock(&f->work);
+            apply_records_recover(f->apply);
+            pthread_mutex_unlock(&f->work);
+            image_client_kick(f->node);
+            recovered = true;
+        }
+        uint64_t began = now_ns();
+        node_primary(f->node, name, url);
+        int rc = *url && strcmp(name, f->node->config->node) ? follow(f, url, &e) : err_set(&e, -ENOTCONN, "no primary is known");
+        if (rc == -ECANCELED) {
+            wait = RETRY_FIRST_MS;
+            continue;
+        }
+        if (now_ns() - began > 5000000000u)
+            wait = RETRY_FIRST_MS;
+        log_info("follower", "%s; trying again in %u ms", e.text, wait);
+        node_warn(f->node, "not connected to a primary: %s", e.text);
+        discover_primary(f->node);
+        if (!pause_for(f, wait))
+            return NULL;
+        wait = MIN(wait * 2, RETRY_MAX_MS);
+    }
+}
+
+/* Tells the upstream how far this node is, whenever that has changed, at most each ACK_MS. */
+static void *acknowledge(void *arg)
+{
+    struct follower *f = arg;
+    struct http_client *c = http_client_new(
+        &(struct http_client_options){.token = f->node->token, .connect_ms = 2000, .idle_ms = 5000, .total_ms = 5000, .max_body = 65536});
+    uint64_t received = 0, applied = 0, durable = 0, said_ns = 0;
+    prctl(PR_SET_NAME, "acker");
+    for (;;) {
+        pthread_mutex_lock(&f->lock);
+        bool stop = f->stop;
+        pthread_mutex_unlock(&f->lock);
+        if (stop || !c)
+            break;
+        uint64_t r = rlog_last(f->node->rlog).lsn, a = atomic_load(&f->node->applied), d = rlog_durable(f->node->rlog);
+        bool due = r != received || a != applied || d != durable || now_ns() - said_ns > 1000000000u;
+        if (due && node_role(f->node) == NODE_REPLICA && atomic_load(&f->node->connected)) {
+            char name[128], url[256], target[300], body[256];
+            struct http_response resp;
+            struct err e;
+            node_primary(f->node, name, url);
+            snprintf(target, sizeof target, "%s/v1/ack", url);
+            int n = snprintf(body, sizeof body, "{\"node\":\"%s\",\"received\":%" PRIu64 ",\"applied\":%" PRIu64 ",\"durable\":%" PRIu64 "}",
+                             f->node->config->node, r, a, d);
+            if (http_client_request(c, "POST", target, NULL, body, (size_t)n, &resp, &e) == 0) {
+                http_response_free(&resp);
+                received = r;
+                applied = a;
+                durable = d;
+                said_ns = now_ns();
+            }
+        }
+        nanosleep(&(struct timespec){.tv_nsec = ACK_MS * 1000000l}, NULL);
+    }
+    http_client_free(c);
+    return NULL;
+}
+
+int follower_open(struct node *n, struct follower **out, struct err *e)
+{
+    struct follower *f = calloc(1, sizeof *f);
+    if (!f)
+        return err_errno(e, ENOMEM, "follower");
+    f->node = n;
+    f->client = http_client_new(&(struct http_client_options){.token = n->token, .connect_ms = 2000, .idle_ms = IDLE_MS});
+    int rc = f->client ? apply_records_open(n, &f->apply, e) : err_errno(e, ENOMEM, "follower");
+    if (rc)
+        return rc;
+    n->apply = f->apply;
+    http_client_on_idle(f->client, on_idle, f);
+    pthread_mutex_init(&f->lock, NULL);
+    pthread_mutex_init(&f->work, NULL);
+    pthread_condattr_t a;
+    pthread_condattr_init(&a);
+    pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
+    pthread_cond_init(&f->changed, &a);
+    pthread_condattr_destroy(&a);
+    *out = f;
+    rc = pthread_create(&f->thread, NULL, run, f);
+    if (!rc)
+        rc = pthread_create(&f->acker, NULL, acknowledge, f);
+    return rc ? err_errno(e, rc, "start the follower's threads") : 0;
+}
+
+void follower_restart(struct follower *f)
+{
+    pthread_mutex_lock(&f->lock);
+    f->restart = true;
+    pthread_cond_broadcast(&f->changed);
+    pthread_mutex_unlock(&f->lock);
+    http_client_abort(f->client);
+}
+
+int follower_quiesced(struct follower *f, void (*fn)(void *ctx), void *ctx)
+{
+    pthread_mutex_lock(&f->work);
+    int rc = f->in_log ? -EBUSY : 0;
+    if (!rc) {
+        apply_records_flush(f->apply);
+        fn(ctx);
+    }
+    pthread_mutex_unlock(&f->work);
+    return rc;
+}
+
+void follower_close(struct follower *f)
+{
+    if (!f)
+        return;
+    pthread_mutex_lock(&f->lock);
+    f->stop = true;
+    pthread_cond_broadcast(&f->changed);
+    pthread_mutex_unlock(&f->lock);
+    http_client_abort(f->client);
+    pthread_join(f->thread, NULL);
+    pthread_join(f->acker, NULL);
+    apply_records_close(f->apply);
+    http_client_free(f->client);
+    free(f->payload);
+    pthread_cond_destroy(&f->changed);
+    pthread_mutex_destroy(&f->lock);
+    pthread_mutex_destroy(&f->work);
+    free(f);
+}

@@ -1,0 +1,454 @@
+#include "replicator/image_client.h"
+
+#include "lib/crc.h"
+#include "lib/http/client.h"
+#include "lib/log.h"
+#include "lib/util.h"
+#include "replicator/apply_records.h"
+#include "replicator/image.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+
+#define BUFFER_BYTES (256u << 10)
+#define LOG_WAIT_NS 30000000000u
+#define RETRY_MS 200u
+
+struct image_client {
+    struct node *node;
+    pthread_t thread;
+    struct http_client *http;
+    pthread_mutex_t lock; /* guards kicked, stop */
+    pthread_cond_t changed;
+    bool kicked, stop;
+};
+
+/* One image on its way. */
+struct fetch {
+    struct image_client *c;
+    struct database *db;
+    int fd; /* private file in the database's directory, through the mount */
+    char temp[LAYOUT_NAME_MAX + 64];
+    struct stat parent;
+    struct image_header h;
+    struct image_end end;
+    bool have_header, have_end;
+    struct image_chunk chunk;
+    uint32_t chunk_done; /* pages of it that are written */
+    uint32_t chunk_crc;
+    bool in_chunk;
+    uint8_t head[IMAGE_END_SIZE];
+    size_t head_len;
+    uint8_t *buf;
+    size_t buf_len, buf_size; /* size: whole pages */
+    uint64_t *sums;
+    uint32_t sums_size;
+    bool page1_wal;
+    struct err error;
+};
+
+static int set_sum(struct fetch *f, uint32_t pgno, const uint8_t *page, uint32_t page_size, struct err *e)
+{
+    if (pgno > f->sums_size) {
+        uint32_t size = MAX(pgno + pgno / 8, 1024u);
+        uint64_t *p = realloc(f->sums, (size_t)size * sizeof *p);
+        if (!p)
+            return err_errno(e, ENOMEM, "checksums of %u pages", size);
+        memset(p + f->sums_size, 0, (size_t)(size - f->sums_size) * sizeof *p);
+        f->sums = p;
+        f->sums_size = size;
+    }
+    f->sums[pgno - 1] = pgno == lock_pgno(page_size) ? 0 : page_checksum(pgno, page, page_size);
+    if (pgno == 1)
+        f->page1_wal = page[18] == 2;
+    return 0;
+}
+
+static int flush_pages(struct fetch *f)
+{
+    uint32_t first = f->chunk.pgno + f->chunk_done, n = (uint32_t)(f->buf_len / f->h.page_size);
+    for (uint32_t i = 0; i < n; i++) {
+        int rc = set_sum(f, first + i, f->buf + (size_t)i * f->h.page_size, f->h.page_size, &f->error);
+        if (rc)
+            return rc;
+    }
+    ssize_t k = pwrite(f->fd, f->buf, f->buf_len, (off_t)(first - 1) * f->h.page_size);
+    if (k != (ssize_t)f->buf_len)
+        return err_errno(&f->error, k < 0 ? errno : ENOSPC, "write the image of %s", f->db->name);
+    f->chunk_done += n;
+    f->buf_len = 0;
+    return 0;
+}
+
+static int take_header(struct fetch *f)
+{
+    if (image_header_decode(f->head, &f->h))
+        return err_set(&f->error, ERR_CORRUPT, "what arrives is no image");
+    f->have_header = true;
+    if (!f->h.page_size)
+        return 0; /* an empty database */
+    f->buf_size = BUFFER_BYTES / f->h.page_size * f->h.page_size;
+    f->buf = malloc(f->buf_size);
+    return f->buf ? 0 : err_errno(&f->error, ENOMEM, "image");
+}
+
+/* Header, chunk header and end are collected in head; 0, or 1 when `want` bytes are there. */
+static int collect(struct fetch *f, const uint8_t **p, size_t *n, size_t want)
+{
+    size_t k = MIN(*n, want - f->head_len);
+    memcpy(f->head + f->head_len, *p, k);
+    f->head_len += k;
+    *p += k;
+    *n -= k;
+    return f->head_len == want;
+}
+
+static int take_chunk_head(struct fetch *f, const uint8_t **p, size_t *n)
+{
+    if (f->head_len < IMAGE_CHUNK_SIZE && !collect(f, p, n, IMAGE_CHUNK_SIZE))
+        return 0;
+    int kind = image_chunk_decode(f->head, &f->chunk);
+    if (kind < 0 || (kind == 0 && (!f->h.page_size || f->chunk.pgno > UINT32_MAX - f->chunk.pages)))
+        return err_set(&f->error, ERR_CORRUPT, "the image is damaged");
+    if (kind == 1) {
+        if (!collect(f, p, n, IMAGE_END_SIZE))
+            return 0;
+        if (image_end_decode(f->head, &f->end))
+            return err_set(&f->error, ERR_CORRUPT, "the end of the image is damaged");
+        f->have_end = true;
+        return *n ? err_set(&f->error, ERR_CORRUPT, "something follows the end of the image") : 0;
+    }
+    f->in_chunk = true;
+    f->chunk_done = 0;
+    f->chunk_crc = 0;
+    f->head_len = 0;
+    return 0;
+}
+
+static int take_pages(struct fetch *f, const uint8_t **p, size_t *n)
+{
+    uint64_t left = (uint64_t)(f->chunk.pages - f->chunk_done) * f->h.page_size - f->buf_len;
+    size_t k = MIN(MIN(*n, f->buf_size - f->buf_len), (size_t)left);
+    memcpy(f->buf + f->buf_len, *p, k);
+    f->chunk_crc = crc32c(f->chunk_crc, *p, k);
+    f->buf_len += k;
+    *p += k;
+    *n -= k;
+    if (f->buf_len < f->buf_size && k < left)
+        return 0;
+    int rc = flush_pages(f);
+    if (!rc && f->chunk_done == f->chunk.pages) {
+        f->in_chunk = false;
+        if (f->chunk_crc != f->chunk.crc)
+            rc = err_set(&f->error, ERR_CORRUPT, "a piece of the image arrived damaged");
+    }
+    return rc;
+}
+
+static int on_data(void *ctx, const void *data, size_t n)
+{
+    struct fetch *f = ctx;
+    const uint8_t *p = data;
+    int rc = 0;
+    if (node_role(f->c->node) != NODE_REPLICA)
+        rc = err_set(&f->error, -ECANCELED, "no longer wanted");
+    while (n && !rc) {
+        if (f->have_end)
+            rc = err_set(&f->error, ERR_CORRUPT, "something follows the end of the image");
+        else if (!f->have_header)
+            rc = collect(f, &p, &n, IMAGE_HEADER_SIZE) ? (f->head_len = 0, take_header(f)) : 0;
+        else
+            rc = f->in_chunk ? take_pages(f, &p, &n) : take_chunk_head(f, &p, &n);
+    }
+    return rc;
+}
+
+/* Pages of the records between start and end of the image go over it. */
+static int overlay(void *ctx, uint32_t page_size, uint32_t pgno, const uint8_t *page, struct err *e)
+{
+    struct fetch *f = ctx;
+    if (page_size != f->h.page_size)
+        return err_set(e, ERR_GONE, "%s changed its page size meanwhile", f->db->name);
+    int rc = set_sum(f, pgno, page, page_size, e);
+    if (rc)
+        return rc;
+    ssize_t k = pwrite(f->fd, page, page_size, (off_t)(pgno - 1) * page_size);
+    return k == (ssize_t)page_size ? 0 : err_errno(e, k < 0 ? errno : ENOSPC, "write the image of %s", f->db->name);
+}
+
+static int complete(struct fetch *f, struct err *e)
+{
+    struct node *n = f->c->node;
+    uint32_t commit = f->h.commit;
+    if (!f->have_end)
+        return err_set(e, ERR_CORRUPT, "the image of %s has no end", f->db->name);
+    if (sequencer_wait(n->sequencer, f->end.lsn, now_ns() + LOG_WAIT_NS))
+        return err_set(e, ERR_AGAIN_LATER, "the log up to LSN %llu, which belongs to the image, does not come",
+                       (unsigned long long)f->end.lsn);
+    int rc = apply_each_page(n, f->db->name, f->h.lsn + 1, f->end.lsn, overlay, f, &commit, e);
+    if (rc)
+        return rc;
+    uint64_t x = 0;
+    for (uint32_t i = 0; i < MIN(f->end.commit, f->sums_size); i++)
+        x ^= f->sums[i];
+    if ((x | CHECKSUM_FLAG) != f->end.checksum || (f->end.commit && f->end.page_size != f->h.page_size))
+        return err_set(e, ERR_CHECKSUM, "%s: the image's checksum is %016llx, the sender says %016llx", f->db->name,
+                       (unsigned long long)(x | CHECKSUM_FLAG), (unsigned long long)f->end.checksum);
+    return 0;
+}
+
+/* ---- putting it in place ---- */
+
+static int install_new(struct fetch *f, struct err *e)
+{
+    struct node *n = f->c->node;
+    struct database *db = f->db;
+    struct dbstate st = {
+        .page_size = f->end.page_size,
+        .commit = f->end.commit,
+        .txid = f->end.txid,
+        .checksum = f->end.checksum,
+        .lsn = f->end.lsn,
+        .wal_mode = f->page1_wal,
+    };
+    if (ftruncate(f->fd, (off_t)st.commit * st.page_size) || fchown(f->fd, f->parent.st_uid, f->parent.st_gid))
+        return err_errno(e, errno, "finish the image of %s", db->name);
+    int rc = sums_begin(db->sums, st.lsn, st.lsn, st.commit, e);
+    if (rc)
+        return rc;
+    if (renameat(n->mount_fd, f->temp, n->mount_fd, db->name)) {
+        sums_touch(db->sums, database_dbstate(db));
+        return err_errno(e, errno, "put the image of %s in place", db->name);
+    }
+    for (uint32_t p = 1; p <= st.commit; p++)
+        sums_set(db->sums, p, f->sums[p - 1]);
+    sums_commit(db->sums, &st);
+    database_remember(db);
+    return 0;
+}
+
+struct difference {
+    struct fetch *f;
+    uint32_t at;
+    uint8_t *page;
+};
+
+static int difference_next(void *ctx, uint32_t *pgno, const uint8_t **page, struct err *e)
+{
+    struct difference *d = ctx;
+    struct fetch *f = d->f;
+    const struct dbstate *st = database_dbstate(f->db);
+    bool all = !st->txid || st->page_size != f->end.page_size;
+    while (d->at < f->end.commit) {
+        uint32_t p = ++d->at;
+        if (p == lock_pgno(f->end.page_size) || (!all && sums_get(f->db->sums, p) == f->sums[p - 1]))
+            continue;
+        if (pread(f->fd, d->page, f->end.page_size, (off_t)(p - 1) * f->end.page_size) != (ssize_t)f->end.page_size)
+            return err_errno(e, errno ? errno : EIO, "read the image of %s", f->db->name);
+        *pgno = p;
+        *page = d->page;
+        return 1;
+    }
+    return 0;
+}
+
+static int difference_rewind(void *ctx, struct err *e)
+{
+    (void)e;
+    ((struct difference *)ctx)->at = 0;
+    return 0;
+}
+
+static int install(struct fetch *f, struct err *e)
+{
+    struct node *n = f->c->node;
+    struct database *db = f->db;
+    pthread_mutex_lock(&db->sqlite);
+    pthread_mutex_lock(&db->lock);
+    int rc = database_load(n->databases, db, e);
+    bool fresh = faccessat(n->db_fd, db->name, F_OK, AT_SYMLINK_NOFOLLOW) != 0;
+    if (!rc && fresh)
+        rc = install_new(f, e);
+    pthread_mutex_unlock(&db->lock);
+    pthread_mutex_unlock(&db->sqlite);
+    if (!rc && !fresh) {
+        struct difference d = {.f = f, .page = malloc(65536)};
+        struct apply_tx tx = {
+            .page_size = f->end.page_size,
+            .commit = f->end.commit,
+            .txid = f->end.txid,
+            .checksum = f->end.checksum,
+            .first_lsn = f->end.lsn,
+            .last_lsn = f->end.lsn,
+            .next = difference_next,
+            .rewind = difference_rewind,
+            .ctx = &d,
+        };
+        rc = d.page ? apply_tx_run(n, db, &tx, e) : err_errno(e, ENOMEM, "image");
+        free(d.page);
+    }
+    if (rc)
+        return rc;
+    pthread_mutex_lock(&db->lock);
+    db->pending = f->end.lsn + 1;
+    database_mark(db, DATABASE_WAITING, "its image is in place; the log since then is being applied");
+    pthread_mutex_unlock(&db->lock);
+    return 0;
+}
+
+static int open_temp(struct fetch *f, struct err *e)
+{
+    struct node *n = f->c->node;
+    const char *slash = strrchr(f->db->name, '/');
+    int rc = apply_make_parents(n, f->db->name, &f->parent, e);
+    if (rc)
+        return rc;
+    snprintf(f->temp, sizeof f->temp, "%.*s%simage-%llx", slash ? (int)(slash - f->db->name + 1) : 0, f->db->name,
+             LAYOUT_PRIVATE_PREFIX, (unsigned long long)crc64_iso(0, f->db->name, strlen(f->db->name)));
+    f->fd = openat(n->mount_fd, f->temp, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
+    return f->fd < 0 ? err_errno(e, errno, "create %s", f->temp) : 0;
+}
+
+static void url_of(struct node *n, const struct database *db, char *url, size_t size)
+{
+    char name[128], base[256];
+    node_primary(n, name, base);
+    size_t k = (size_t)snprintf(url, size, "%s/v1/databases/", base);
+    for (const char *p = db->name; *p && k + 4 < size; p++) {
+        bool plain = (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9') || strchr("-._~", *p);
+        k += (size_t)snprintf(url + k, size - k, plain ? "%c" : "%%%02X", (unsigned char)*p);
+    }
+    snprintf(url + k, size - k, "/image?format=pages");
+}
+
+static int fetch_image(struct image_client *c, struct database *db, struct err *e)
+{
+    char url[LAYOUT_NAME_MAX * 3 + 400];
+    struct fetch f = {.c = c, .db = db, .fd = -1};
+    int rc = open_temp(&f, e);
+    if (!rc) {
+        url_of(c->node, db, url, sizeof url);
+        uint64_t began = now_ns();
+        rc = http_client_download(c->http, url, on_data, &f, NULL, e);
+        if (rc && f.error.code == rc)
+            *e = f.error;
+        if (!rc)
+            rc = complete(&f, e);
+        if (!rc)
+            rc = install(&f, e);
+        if (!rc)
+            log_info("image", "%s: %u pages of %u bytes in %llu ms, LSN %llu", db->name, f.end.commit, f.end.page_size,
+                     (unsigned long long)(now_ns() - began) / 1000000u, (unsigned long long)f.end.lsn);
+        close(f.fd);
+        if (unlinkat(c->node->mount_fd, f.temp, 0) && errno != ENOENT)
+            log_warn("image", "cannot remove %s: %s", f.temp, err_name(errno));
+    }
+    free(f.buf);
+    free(f.sums);
+    return rc;
+}
+
+/* ---- the thread ---- */
+
+static int first_waiting(void *ctx, struct database *db)
+{
+    struct database **found = ctx;
+    pthread_mutex_lock(&db->lock);
+    bool wants = db->state == DATABASE_IMAGE || (db->state == DATABASE_UNKNOWN && db->pending);
+    pthread_mutex_unlock(&db->lock);
+    if (!wants || db == found[1])
+        return 0;
+    found[0] = db;
+    return 1;
+}
+
+static bool wait_for_work(struct image_client *c, bool retry)
+{
+    uint64_t until = now_ns() + (retry ? RETRY_MS : 2000u) * 1000000u;
+    struct timespec t = {(time_t)(until / 1000000000u), (long)(until % 1000000000u)};
+    pthread_mutex_lock(&c->lock);
+    while (!c->stop && !c->kicked && pthread_cond_timedwait(&c->changed, &c->lock, &t) == 0)
+        continue;
+    c->kicked = false;
+    bool go_on = !c->stop;
+    pthread_mutex_unlock(&c->lock);
+    return go_on;
+}
+
+static void *run(void *arg)
+{
+    struct image_client *c = arg;
+    /* found[1]: the one that failed last, passed over once so that it does not keep the others waiting. */
+    struct database *found[2] = {NULL, NULL};
+    bool retry = false;
+    prctl(PR_SET_NAME, "image");
+    while (wait_for_work(c, retry)) {
+        retry = found[1] != NULL;
+        while (node_role(c->node) == NODE_REPLICA && !atomic_load(&c->node->stopping)) {
+            struct err e = {0};
+            found[0] = NULL;
+            if (databases_each(c->node->databases, first_waiting, found) != 1) {
+                found[1] = NULL;
+                break;
+            }
+            int rc = fetch_image(c, found[0], &e);
+            if (rc) {
+                if (rc != -ECANCELED)
+                    log_warn("image", "%s: %s; trying again", found[0]->name, e.text);
+                found[1] = found[0];
+                retry = true;
+                break;
+            }
+        }
+    }
+    return NULL;
+}
+
+int image_client_open(struct node *n, struct err *e)
+{
+    struct image_client *c = calloc(1, sizeof *c);
+    if (!c)
+        return err_errno(e, ENOMEM, "image client");
+    c->node = n;
+    c->http = http_client_new(&(struct http_client_options){.token = n->token, .connect_ms = 2000, .idle_ms = 30000});
+    if (!c->http)
+        return err_errno(e, ENOMEM, "image client");
+    pthread_mutex_init(&c->lock, NULL);
+    pthread_condattr_t a;
+    pthread_condattr_init(&a);
+    pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
+    pthread_cond_init(&c->changed, &a);
+    pthread_condattr_destroy(&a);
+    n->image_client = c;
+    int rc = pthread_create(&c->thread, NULL, run, c);
+    return rc ? err_errno(e, rc, "start the image thread") : 0;
+}
+
+void image_client_kick(struct node *n)
+{
+    struct image_client *c = n->image_client;
+    pthread_mutex_lock(&c->lock);
+    c->kicked = true;
+    pthread_cond_signal(&c->changed);
+    pthread_mutex_unlock(&c->lock);
+}
+
+void image_client_close(struct node *n)
+{
+    struct image_client *c = n->image_client;
+    if (!c)
+        return;
+    pthread_mutex_lock(&c->lock);
+    c->stop = true;
+    pthread_cond_signal(&c->changed);
+    pthread_mutex_unlock(&c->lock);
+    http_client_abort(c->http);
+    pthread_join(c->thread, NULL);
+    http_client_free(c->http);
+    pthread_cond_destroy(&c->changed);
+    pthread_mutex_destroy(&c->lock);
+    free(c);
+    n->image_client = NULL;
+}

@@ -1,0 +1,17 @@
+/* GET /v1/databases/NAME/image: a whole database, as replicas fetch it (format=pages, replicator/image.h) or as an ordinary file
+ * (format=sqlite). The loop's thread. */
+#ifndef EDGEFS_IMAGE_SERVER_H
+#define EDGEFS_IMAGE_SERVER_H
+
+struct api;
+struct http_request;
+
+void image_server_get(struct api *a, struct http_request *req, const char *name);
+
+/* Copies in the making lie in <data>/run under this prefix; import_clean removes what a dead process left. */
+#define IMAGE_COPY_PREFIX "copy."
+
+/* format=sqlite: image_copy.c. */
+void image_copy_get(struct api *a, struct http_request *req, const char *name);
+
+#endif

@@ -1,0 +1,75 @@
+#include "replicator/lease.h"
+
+#include "lib/durable.h"
+#include "lib/log.h"
+#include "lib/util.h"
+#include "replicator/discover.h"
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+
+static pthread_mutex_t save_lock = PTHREAD_MUTEX_INITIALIZER; /* one writer of role.json at a time */
+
+int lease_load(struct node *n, struct err *e)
+{
+    char *data = NULL;
+    size_t size = 0;
+    int rc = durable_read(n->data_fd, LAYOUT_ROLE, 65536, &data, &size, e);
+    if (rc == -ENOENT) {
+        const struct config_node *c = config_node(n->config, n->config->lease.primary);
+        bool self = !strcmp(n->config->lease.primary, n->config->node);
+        node_set_primary(n, n->config->lease.primary, self ? n->config->http.advertise : c ? c->url : "");
+        return 0;
+    }
+    if (rc)
+        return rc;
+    json_error_t je;
+    json_t *o = json_loadb(data, size, JSON_REJECT_DUPLICATES, &je);
+    const char *name = json_string_value(json_object_get(o, "primary"));
+    const char *url = json_string_value(json_object_get(o, "primary_url"));
+    if (name && url) {
+        const struct config_node *c = config_node(n->config, name); /* addresses may have changed; the configuration knows */
+        bool self = !strcmp(name, n->config->node);
+        node_set_primary(n, name, self ? n->config->http.advertise : c ? c->url : url);
+    } else {
+        rc = err_set(e, ERR_CORRUPT, "%s/%s does not say who is primary; remove it to go by the configuration", n->config->data,
+                     LAYOUT_ROLE);
+    }
+    json_decref(o);
+    free(data);
+    return rc;
+}
+
+void lease_save(struct node *n)
+{
+    char name[128], url[256];
+    struct err e;
+    pthread_mutex_lock(&save_lock);
+    node_primary(n, name, url);
+    json_t *o = json_pack("{s:s,s:s}", "primary", name, "primary_url", url);
+    char *text = o ? json_dumps(o, JSON_INDENT(2)) : NULL;
+    if (!text || durable_replace(n->data_fd, LAYOUT_ROLE, text, strlen(text), 0600, &e))
+        log_error("lease", "cannot write %s: %s", LAYOUT_ROLE, text ? e.text : "no memory");
+    free(text);
+    json_decref(o);
+    pthread_mutex_unlock(&save_lock);
+}
+
+bool lease_still_ours(struct node *n)
+{
+    struct epoch_entry mine = epochs_current(n->epochs);
+    for (int i = 0; i < n->config->n_nodes; i++) {
+        struct discovered d;
+        const struct config_node *c = &n->config->nodes[i];
+        if (!strcmp(c->name, n->config->node) || discover_ask(n, c->url, &d, NULL))
+            continue;
+        if (d.role == NODE_PRIMARY && d.pos.epoch > mine.epoch) {
+            log_warn("lease", "%s is primary in epoch %llu, later than our %llu: following it", d.node, (unsigned long long)d.pos.epoch,
+                     (unsigned long long)mine.epoch);
+            node_set_primary(n, d.node, d.url);
+            lease_save(n);
+            return false;
+        }
+    }
+    return true;
+}

@@ -1,0 +1,17 @@
+/* Who is primary, with a static lease: configuration names the first one, a promotion moves it, and every node keeps what it last knew in
+ * <data>/role.json. */
+#ifndef EDGEFS_LEASE_H
+#define EDGEFS_LEASE_H
+
+#include "replicator/node.h"
+
+/* Reads role.json, or takes lease.primary from the configuration; sets the node's idea of the primary. ERR_CORRUPT naming the file. */
+int lease_load(struct node *n, struct err *e);
+/* Writes the node's present idea of the primary; failures are logged (then the next start asks the other nodes). Any thread. */
+void lease_save(struct node *n);
+
+/* At start, for a node that believes to be primary: false if another node says that it is, with a higher epoch (then that one is now the
+ * primary as far as this node knows). */
+bool lease_still_ours(struct node *n);
+
+#endif

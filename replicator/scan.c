@@ -1,0 +1,276 @@
+#include "replicator/scan.h"
+
+#include "lib/crc.h"
+#include "lib/log.h"
+#include "lib/util.h"
+#include "replicator/walview.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+#define SCAN_CHUNK (1u << 20) /* bytes read at once */
+
+struct scan {
+    struct node *node;
+    struct database *db;
+    sqlite3 *conn;
+    int db_fd; /* backing file */
+    bool wal;
+    struct walview view;
+    uint32_t page_size, commit;
+    struct walindex_header head; /* WAL: state M */
+};
+
+/* libsqlite3 recovers the database (hot journal, WAL without wal-index) and, in rollback mode, holds SHARED until scan_close. */
+static int recover_and_pin(struct scan *s, struct err *e)
+{
+    _cleanup_free_ char *path = node_mount_path(s->node, s->db->name);
+    if (!path)
+        return err_errno(e, ENOMEM, "scan");
+    int rc = sqlite3_open_v2(path, &s->conn, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
+    if (rc == SQLITE_OK) {
+        sqlite3_busy_timeout(s->conn, 200);
+        rc = sqlite3_exec(s->conn, "PRAGMA cache_size=16; BEGIN; PRAGMA schema_version", NULL, NULL, NULL);
+    }
+    switch (rc) {
+    case SQLITE_OK:
+        return 0;
+    case SQLITE_NOTADB:
+        return err_set(e, ERR_NOT_DATABASE, "%s is not an SQLite database", s->db->name);
+    case SQLITE_BUSY:
+    case SQLITE_LOCKED:
+    case SQLITE_CANTOPEN:
+    case SQLITE_PROTOCOL:
+        return err_set(e, ERR_AGAIN_LATER, "%s: %s", s->db->name, s->conn ? sqlite3_errmsg(s->conn) : sqlite3_errstr(rc));
+    default:
+        return err_set(e, -EIO, "%s: %s", s->db->name, s->conn ? sqlite3_errmsg(s->conn) : sqlite3_errstr(rc));
+    }
+}
+
+static int read_header(struct scan *s, struct dbfile_header *h, off_t *size, struct err *e)
+{
+    uint8_t buf[DBFILE_HEADER_SIZE];
+    struct stat st;
+    if (fstat(s->db_fd, &st))
+        return err_errno(e, errno, "stat %s", s->db->name);
+    *size = st.st_size;
+    if (st.st_size == 0) {
+        *h = (struct dbfile_header){0};
+        return 0;
+    }
+    ssize_t n = pread(s->db_fd, buf, sizeof buf, 0);
+    if (n < 0)
+        return err_errno(e, errno, "read %s", s->db->name);
+    if (dbfile_header_decode(buf, (size_t)n, h))
+        return err_set(e, ERR_NOT_DATABASE, "%s is not an SQLite database", s->db->name);
+    return 0;
+}
+
+/* Checksums of all pages as the database file has them now; a page cut off by the end of the file counts as zero-filled. */
+static int sum_file(struct scan *s, uint32_t pages, uint64_t *sums, struct err *e)
+{
+    uint32_t per_chunk = SCAN_CHUNK / s->page_size, lock = lock_pgno(s->page_size);
+    _cleanup_free_ uint8_t *buf = malloc(SCAN_CHUNK);
+    if (!buf)
+        return err_errno(e, ENOMEM, "scan");
+    for (uint32_t p = 1; p <= pages; p += per_chunk) {
+        uint32_t k = MIN(per_chunk, pages - p + 1);
+        size_t want = (size_t)k * s->page_size, got = 0;
+        while (got < want) {
+            ssize_t n = pread(s->db_fd, buf + got, want - got, (off_t)(p - 1) * s->page_size + (off_t)got);
+            if (n < 0)
+                return err_errno(e, errno, "read %s", s->db->name);
+            if (n == 0)
+                break;
+            got += (size_t)n;
+        }
+        memset(buf + got, 0, want - got);
+        for (uint32_t i = 0; i < k; i++)
+            sums[p + i - 1] = p + i == lock ? 0 : page_checksum(p + i, buf + (size_t)i * s->page_size, s->page_size);
+    }
+    return 0;
+}
+
+static int read_frame(struct scan *s, uint32_t frame, void *buf, struct err *e)
+{
+    off_t at = wal_frame_offset(frame, s->page_size) + (off_t)WAL_FRAME_HEADER_SIZE;
+    ssize_t n = pread(s->view.wal_fd, buf, s->page_size, at);
+    if (n != (ssize_t)s->page_size)
+        return n < 0 ? err_errno(e, errno, "read frame %u of %s-wal", frame, s->db->name)
+                     : err_set(e, ERR_AGAIN_LATER, "%s-wal ends before frame %u", s->db->name, frame);
+    return 0;
+}
+
+/* Puts the newest frame ≤ M of every page over what the database file said. */
+static int sum_frames(struct scan *s, uint64_t *sums, struct err *e)
+{
+    _cleanup_free_ uint8_t *buf = malloc(s->page_size);
+    if (!buf)
+        return err_errno(e, ENOMEM, "scan");
+    for (uint32_t f = 1; f <= s->head.max_frame; f++) {
+        uint8_t fh[WAL_FRAME_HEADER_SIZE];
+        struct wal_frame_header h;
+        if (pread(s->view.wal_fd, fh, sizeof fh, wal_frame_offset(f, s->page_size)) != (ssize_t)sizeof fh)
+            return err_set(e, ERR_AGAIN_LATER, "%s-wal ends before frame %u", s->db->name, f);
+        wal_frame_header_decode(fh, &h);
+        if (h.salt1 != s->head.salt1 || h.salt2 != s->head.salt2)
+            return err_set(e, ERR_AGAIN_LATER, "%s-wal was restarted while it was being read", s->db->name);
+        if (h.pgno < 1 || h.pgno > s->commit || h.pgno == lock_pgno(s->page_size))
+            continue;
+        uint32_t newest = walindex_find(s->view.index, h.pgno, s->head.max_frame, e);
+        if (newest == UINT32_MAX)
+            return -EIO;
+        if (newest != f)
+            continue;
+        int rc = read_frame(s, f, buf, e);
+        if (rc)
+            return rc;
+        sums[h.pgno - 1] = page_checksum(h.pgno, buf, s->page_size);
+    }
+    return 0;
+}
+
+static int hold_wal(struct scan *s, struct err *e)
+{
+    int rc = walview_open(s->node, s->db, false, &s->view, e);
+    if (rc)
+        return rc;
+    for (int i = 0; i < 200; i++) { /* who has it exclusively has it for microseconds */
+        rc = walview_hold(&s->view);
+        if (rc != -EAGAIN)
+            break;
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    if (rc)
+        return err_set(e, ERR_AGAIN_LATER, "%s: the WAL is being restarted", s->db->name);
+    return walindex_read(s->view.index, &s->head) ? err_set(e, ERR_AGAIN_LATER, "%s: wal-index in motion", s->db->name) : 0;
+}
+
+static int scan_wal(struct scan *s, struct scan_result *r, off_t size, struct err *e)
+{
+    int rc = hold_wal(s, e);
+    if (rc)
+        return rc;
+    uint32_t in_file = (uint32_t)(size / s->page_size);
+    uint64_t *sums = calloc(in_file ? in_file : 1, sizeof *sums);
+    if (!sums)
+        return err_errno(e, ENOMEM, "checksums of %u pages", in_file);
+    r->sums = sums;
+    rc = sum_file(s, in_file, sums, e);
+    if (rc)
+        return rc;
+    if (walindex_read(s->view.index, &s->head))
+        return err_set(e, ERR_AGAIN_LATER, "%s: wal-index in motion", s->db->name);
+    s->commit = s->head.max_frame ? s->head.page_count : in_file;
+    if (s->commit > in_file) {
+        sums = realloc(sums, (size_t)s->commit * sizeof *sums);
+        if (!sums)
+            return err_errno(e, ENOMEM, "checksums of %u pages", s->commit);
+        r->sums = sums;
+        for (uint32_t p = in_file + 1; p <= s->commit; p++) {
+            static const uint8_t zeros[65536];
+            sums[p - 1] = p == lock_pgno(s->page_size) ? 0 : page_checksum(p, zeros, s->page_size);
+        }
+    }
+    rc = sum_frames(s, sums, e);
+    r->wal_mode = 1;
+    if (s->head.max_frame) {
+        r->wal_salt1 = s->head.salt1;
+        r->wal_salt2 = s->head.salt2;
+        r->wal_frame = s->head.max_frame;
+    }
+    return rc;
+}
+
+static int scan_file(struct scan *s, struct scan_result *r, off_t size, struct err *e)
+{
+    s->commit = (uint32_t)((size + s->page_size - 1) / s->page_size);
+    r->sums = calloc(s->commit ? s->commit : 1, sizeof *r->sums);
+    if (!r->sums)
+        return err_errno(e, ENOMEM, "checksums of %u pages", s->commit);
+    return sum_file(s, s->commit, r->sums, e);
+}
+
+int scan_open(struct node *n, struct database *db, struct scan **out, struct scan_result *r, struct err *e)
+{
+    struct scan *s = calloc(1, sizeof *s);
+    memset(r, 0, sizeof *r);
+    if (!s)
+        return err_errno(e, ENOMEM, "scan");
+    *s = (struct scan){.node = n, .db = db, .db_fd = -1, .view = {.shm_fd = -1, .wal_fd = -1}};
+    pthread_mutex_lock(&db->sqlite);
+    struct dbfile_header h;
+    off_t size = 0;
+    s->db_fd = openat(n->db_fd, db->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    int rc = s->db_fd < 0 ? err_errno(e, errno, "open %s", db->name) : read_header(s, &h, &size, e);
+    if (!rc && size > 0)
+        rc = recover_and_pin(s, e);
+    if (!rc && size > 0) /* recovery, or a writer before our lock, may have changed what was read above */
+        rc = read_header(s, &h, &size, e);
+    if (rc)
+        goto fail;
+    s->page_size = h.page_size;
+    if (size == 0) {
+        r->checksum = CHECKSUM_FLAG;
+        *out = s;
+        return 0;
+    }
+    s->wal = h.write_version == 2;
+    if (s->wal) {
+        /* The connection stays open, which keeps -wal and -shm where they are; the read transaction has done its part. */
+        sqlite3_exec(s->conn, "COMMIT", NULL, NULL, NULL);
+        rc = scan_wal(s, r, size, e);
+    } else {
+        rc = scan_file(s, r, size, e);
+    }
+    if (rc)
+        goto fail;
+    r->page_size = s->page_size;
+    r->commit = s->commit;
+    r->checksum = CHECKSUM_FLAG;
+    for (uint32_t i = 0; i < s->commit; i++)
+        r->checksum ^= r->sums[i] & ~CHECKSUM_FLAG;
+    *out = s;
+    return 0;
+fail:
+    scan_close(s);
+    scan_result_free(r);
+    return rc;
+}
+
+int scan_page(struct scan *s, uint32_t pgno, void *buf, struct err *e)
+{
+    if (s->wal && s->head.max_frame) {
+        uint32_t f = walindex_find(s->view.index, pgno, s->head.max_frame, e);
+        if (f == UINT32_MAX)
+            return -EIO;
+        if (f)
+            return read_frame(s, f, buf, e);
+    }
+    ssize_t n = pread(s->db_fd, buf, s->page_size, (off_t)(pgno - 1) * s->page_size);
+    if (n < 0)
+        return err_errno(e, errno, "read page %u of %s", pgno, s->db->name);
+    memset((uint8_t *)buf + n, 0, s->page_size - (size_t)n);
+    return 0;
+}
+
+void scan_close(struct scan *s)
+{
+    if (!s)
+        return;
+    /* libsqlite3 first: our closing would drop its locks. */
+    sqlite3_close(s->conn);
+    walview_close_held(&s->view);
+    if (s->db_fd >= 0)
+        close(s->db_fd);
+    pthread_mutex_unlock(&s->db->sqlite);
+    free(s);
+}
+
+void scan_result_free(struct scan_result *r)
+{
+    free(r->sums);
+    r->sums = NULL;
+}

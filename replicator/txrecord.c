@@ -1,0 +1,113 @@
+#include "replicator/txrecord.h"
+
+#include "lib/crc.h"
+#include "lib/log.h"
+#include "lib/util.h"
+
+uint64_t tx_checksum(const struct database *db, const struct tx *tx)
+{
+    const struct dbstate *old = database_dbstate(db);
+    uint64_t x = 0;
+    if (old->page_size != tx->page_size) { /* nothing of the old state counts */
+        for (uint32_t i = 0; i < tx->n_pages; i++)
+            x ^= tx->pages[i].sum;
+        return x | CHECKSUM_FLAG;
+    }
+    x = old->checksum;
+    for (uint32_t i = 0; i < tx->n_pages; i++)
+        x ^= sums_get(db->sums, tx->pages[i].pgno) ^ tx->pages[i].sum;
+    for (uint32_t p = tx->commit + 1; p <= old->commit; p++)
+        x ^= sums_get(db->sums, p);
+    return x | CHECKSUM_FLAG;
+}
+
+static bool changed(const struct database *db, const struct tx_page *p, bool all)
+{
+    return all || sums_get(db->sums, p->pgno) != p->sum;
+}
+
+static int write_payload(void *ctx, const void *p, size_t n, struct err *e)
+{
+    return sequencer_write(ctx, p, n, e);
+}
+
+static int encode(struct node *n, struct database *db, const struct tx *tx, const struct ltx_header *h, uint64_t post, bool all,
+                  struct ltx_encoder *enc, struct err *e)
+{
+    int rc = ltx_encode_begin(enc, h, write_payload, n->sequencer, e);
+    for (uint32_t i = 0; i < tx->n_pages && !rc; i++) {
+        const uint8_t *page;
+        if (!changed(db, &tx->pages[i], all))
+            continue;
+        rc = tx->read(tx->ctx, &tx->pages[i], &page, e);
+        if (!rc)
+            rc = ltx_encode_page(enc, tx->pages[i].pgno, page, e);
+    }
+    return rc ? rc : ltx_encode_end(enc, post, e);
+}
+
+static int encode_state(struct node *n, const struct dbstate *st, struct err *e)
+{
+    uint8_t buf[RECORD_STATE_SIZE];
+    record_state_encode(
+        &(struct record_state){.page_size = st->page_size, .commit = st->commit, .txid = st->txid, .checksum = st->checksum}, buf);
+    return sequencer_write(n->sequencer, buf, sizeof buf, e);
+}
+
+int tx_record(struct node *n, struct database *db, const struct tx *tx, struct ltx_encoder *enc, struct err *e)
+{
+    const struct dbstate old = *database_dbstate(db);
+    bool first = old.txid == 0 || old.page_size != tx->page_size;
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < tx->n_pages; i++)
+        bytes += changed(db, &tx->pages[i], first) ? tx->page_size : 0;
+    bool as_state = bytes > (first ? TX_FIRST_MAX : TX_PAGES_MAX) || (old.txid > 0 && first);
+
+    struct dbstate st = {
+        .page_size = tx->page_size,
+        .commit = tx->commit,
+        .txid = old.txid + tx->ntx,
+        .checksum = tx_checksum(db, tx),
+        .wal_salt1 = tx->wal_salt1,
+        .wal_salt2 = tx->wal_salt2,
+        .wal_frame = tx->wal_frame,
+        .wal_mode = tx->wal_mode,
+    };
+    int rc = sequencer_begin(n->sequencer, as_state ? RECORD_STATE : RECORD_TX, db->name, &st.lsn, e);
+    if (rc)
+        return rc;
+    if (as_state) {
+        rc = encode_state(n, &st, e);
+    } else {
+        struct ltx_header h = {
+            .page_size = tx->page_size,
+            .commit = tx->commit,
+            .min_txid = old.txid + 1,
+            .max_txid = st.txid,
+            .timestamp_ms = (int64_t)(wall_us() / 1000u),
+            .pre_checksum = first ? 0 : old.checksum,
+            .wal_offset = tx->wal_offset,
+            .wal_size = tx->wal_size,
+            .wal_salt1 = tx->wal_offset ? tx->wal_salt1 : 0,
+            .wal_salt2 = tx->wal_offset ? tx->wal_salt2 : 0,
+        };
+        rc = encode(n, db, tx, &h, st.checksum, first, enc, e);
+    }
+    /* Room in the sidecar before the record is visible: after that nothing may fail. */
+    if (!rc)
+        rc = sums_begin(db->sums, st.lsn, st.lsn, tx->commit, e);
+    if (rc) {
+        sequencer_abort(n->sequencer);
+        return rc;
+    }
+    rc = sequencer_commit(n->sequencer, e);
+    if (rc) {
+        sums_touch(db->sums, &old);
+        return rc;
+    }
+    for (uint32_t i = 0; i < tx->n_pages; i++)
+        sums_set(db->sums, tx->pages[i].pgno, tx->pages[i].sum);
+    sums_commit(db->sums, &st);
+    database_remember(db);
+    return 0;
+}

@@ -1,0 +1,90 @@
+#include "replicator/walview.h"
+
+#include "lib/util.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+int walview_open(struct node *n, struct database *db, bool writable, struct walview *v, struct err *e)
+{
+    char name[LAYOUT_NAME_MAX + sizeof LAYOUT_SHM];
+    *v = (struct walview){.shm_fd = -1, .wal_fd = -1};
+    snprintf(name, sizeof name, "%s%s", db->name, LAYOUT_SHM);
+    int rc;
+    v->shm_fd = openat(n->mount_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    if (v->shm_fd < 0)
+        return err_errno(e, errno, "open %s", name) == -ENOENT ? ERR_AGAIN_LATER : -errno;
+    struct stat st;
+    /* Exclusive holders keep DMS for moments only (unixLockSharedMemory). */
+    rc = lock_range(v->shm_fd, F_RDLCK, WALINDEX_DMS_LOCK, 1);
+    if (rc) {
+        rc = err_set(e, ERR_AGAIN_LATER, "%s is being set up", name);
+        goto fail;
+    }
+    if (fstat(v->shm_fd, &st) || st.st_nlink == 0) {
+        rc = err_set(e, ERR_AGAIN_LATER, "%s is gone again", name);
+        goto fail;
+    }
+    rc = walindex_open(v->shm_fd, writable, &v->index, e);
+    if (rc)
+        goto fail;
+    snprintf(name, sizeof name, "%s%s", db->name, LAYOUT_WAL);
+    v->wal_fd = openat(n->db_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (v->wal_fd < 0) {
+        rc = errno == ENOENT ? err_set(e, ERR_AGAIN_LATER, "%s is gone again", name) : err_errno(e, errno, "open %s", name);
+        goto fail;
+    }
+    return 0;
+fail:
+    walview_close(db, v);
+    return rc;
+}
+
+void walview_close_held(struct walview *v)
+{
+    walindex_close(v->index);
+    if (v->shm_fd >= 0)
+        close(v->shm_fd);
+    if (v->wal_fd >= 0)
+        close(v->wal_fd);
+    *v = (struct walview){.shm_fd = -1, .wal_fd = -1};
+}
+
+void walview_close(struct database *db, struct walview *v)
+{
+    pthread_mutex_lock(&db->sqlite);
+    walview_close_held(v);
+    pthread_mutex_unlock(&db->sqlite);
+}
+
+bool walview_current(const struct node *n, const struct database *db, const struct walview *v)
+{
+    char name[LAYOUT_NAME_MAX + sizeof LAYOUT_WAL];
+    struct stat open_one, named;
+    snprintf(name, sizeof name, "%s%s", db->name, LAYOUT_WAL);
+    return !fstat(v->wal_fd, &open_one) && !fstatat(n->db_fd, name, &named, AT_SYMLINK_NOFOLLOW) &&
+           open_one.st_ino == named.st_ino && open_one.st_dev == named.st_dev;
+}
+
+int walview_hold(struct walview *v)
+{
+    int rc = lock_range(v->shm_fd, F_RDLCK, WALINDEX_READ_LOCK(4), 1);
+    v->slot4 = rc == 0;
+    return rc;
+}
+
+void walview_release(struct walview *v)
+{
+    if (v->slot4) /* letting go of a lock that we have cannot fail */
+        (void)lock_range(v->shm_fd, F_UNLCK, WALINDEX_READ_LOCK(4), 1);
+    v->slot4 = false;
+}
+
+int walview_header(struct walview *v)
+{
+    uint8_t buf[WAL_HEADER_SIZE];
+    if (pread(v->wal_fd, buf, sizeof buf, 0) != (ssize_t)sizeof buf || wal_header_decode(buf, &v->header))
+        return ERR_AGAIN_LATER;
+    return 0;
+}

@@ -1,0 +1,35 @@
+/* NAME-shm and NAME-wal of one database, open together. The wal-index is opened through the mount, always: its locks live in the
+ * mount's inode, and without passthrough its pages do too. The WAL is read from the backing file, so that reading it can never wait for
+ * a lock of the mount's inode. */
+#ifndef EDGEFS_WALVIEW_H
+#define EDGEFS_WALVIEW_H
+
+#include "lib/walindex.h"
+#include "replicator/node.h"
+
+struct walview {
+    int shm_fd; /* through the mount, DMS held shared */
+    int wal_fd; /* backing file */
+    struct walindex *index;
+    struct wal_header header; /* of the WAL file, as of the last walview_header */
+    bool slot4;               /* read-lock slot 4 is held: no writer restarts the WAL */
+};
+
+/* Opens both. ERR_AGAIN_LATER: one of them is not there (yet), or too short. Calls into the mount; not from capture's thread. */
+int walview_open(struct node *n, struct database *db, bool writable, struct walview *v, struct err *e);
+/* Takes db->sqlite for the closing; not from capture's thread. */
+void walview_close(struct database *db, struct walview *v);
+/* For who holds db->sqlite already. */
+void walview_close_held(struct walview *v);
+
+/* True while the view's WAL is the one that NAME-wal names now. No call into the mount. */
+bool walview_current(const struct node *n, const struct database *db, const struct walview *v);
+
+/* Holds, or lets go of, slot 4 (any thread). -EAGAIN: a writer is restarting the WAL, or a reader moves its mark, right now. */
+int walview_hold(struct walview *v);
+void walview_release(struct walview *v);
+
+/* Reads the WAL file's header into v->header: 0, or ERR_AGAIN_LATER (empty, or being written). */
+int walview_header(struct walview *v);
+
+#endif

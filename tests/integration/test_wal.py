@@ -1,0 +1,140 @@
+"""The WAL as applications treat it: restarts, checkpoints of every kind, its removal and return."""
+import os
+import struct
+
+import harness
+from harness import Cluster, EdgeTest, Session, both_modes, rounds, within, wait_until
+
+
+def salts(node, name):
+    """(checkpoint sequence number, salt-1) in the header of the WAL, or None."""
+    try:
+        with open(node.backing(name + "-wal"), "rb") as f:
+            head = f.read(32)
+            return struct.unpack(">II", head[12:20]) if len(head) == 32 else None
+    except FileNotFoundError:
+        return None
+
+
+@both_modes
+class Wal(EdgeTest):
+    def test_restarts(self):
+        """A WAL that starts again every few transactions, under load."""
+        with Cluster(2, self.passthrough) as cluster:
+            a, b = cluster.nodes
+            harness.make_load_db(a)
+            cluster.sync()
+            first = salts(a, "load.db")
+            writers = [cluster.load("writer", "--mounts", a.mount, "--id", i, "--autocheckpoint", 10, "--large", 30) for i in range(2)]
+            for w in writers:
+                w.wait_acked(rounds(600))
+                w.finish()
+            last = salts(a, "load.db")
+            self.assertGreater(last[0] - first[0] & 0xFFFFFFFF, 10, "the WAL did start again")
+            cluster.identical()
+            for n in (a, b):
+                harness.check_exactly_once(n, "load.db", writers)
+
+    def test_checkpoints_by_the_application(self):
+        with Cluster(2, self.passthrough) as cluster:
+            a, b = cluster.nodes
+            kinds = ("PASSIVE", "FULL", "RESTART", "TRUNCATE")
+            writers = []
+            for i, kind in enumerate(kinds):
+                harness.make_load_db(a, kind + ".db")
+                writers.append(cluster.load("writer", "--mounts", a.mount, "--db", kind + ".db", "--id", i, "--checkpoint", kind,
+                                            "--autocheckpoint", 0))
+            for w in writers:
+                w.wait_acked(rounds(250))
+            for w in writers:
+                w.finish()
+            cluster.identical()
+            for w, kind in zip(writers, kinds):
+                for n in (a, b):
+                    harness.check_exactly_once(n, kind + ".db", [w])
+
+    def test_truncate_right_after_commit(self):
+        """The frames of a transaction disappear as soon as it is committed: capture sees them all the same."""
+        with Cluster(2, self.passthrough) as cluster:
+            a, b = cluster.nodes
+            harness.make_load_db(a)
+            with a.db("load.db") as db:
+                for i in range(100):
+                    db.execute("INSERT INTO t (w, s, pad) VALUES (1, ?, ?)", (i, "x" * 3000))
+                    self.assertEqual(db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0], 0)
+                    self.assertEqual(os.path.getsize(a.backing("load.db-wal")), 0)
+                    if i % 10 == 0:
+                        cluster.sync()
+                        self.assertEqual(b.sql("load.db", "SELECT count(*) FROM t"), [(i + 1,)])
+            cluster.identical()
+
+    def test_last_close_removes_the_wal_and_the_next_open_makes_it(self):
+        with Cluster(2, self.passthrough) as cluster:
+            a, b = cluster.nodes
+            harness.make_load_db(a)
+            for i in range(60):
+                a.sql("load.db", "INSERT INTO t (w, s) VALUES (1, ?)", (i,))
+                if i % 3 == 0:
+                    # In between, the same on the replica.
+                    wait_until(lambda: b.sql("load.db", "SELECT count(*) FROM t") == [(i + 1,)], 5, f"row {i} on b")
+            cluster.identical()
+
+    @within(90)
+    def test_wal_restarts_while_capture_is_away(self):
+        """The replicator is dead or stopped while frames are checkpointed and overwritten: what it missed is found."""
+        with Cluster(2, self.passthrough) as cluster:
+            a, b = cluster.nodes
+            harness.make_load_db(a)
+            cluster.sync()
+            writers = [cluster.load("writer", "--mounts", a.mount, "--id", i, "--autocheckpoint", 5) for i in range(2)]
+            for _ in range(rounds(8)):
+                a.kill_and_wait("replicator")
+                n = len(writers[0].acked())
+                writers[0].wait_acked(n + 30)
+            for w in writers:
+                w.finish()
+            cluster.identical()
+            for n in (a, b):
+                harness.check_exactly_once(n, "load.db", writers)
+
+    def test_unclosed_wal_of_a_killed_application(self):
+        """kill -9 of the application in the middle of a transaction: the next one recovers, replicas never see the half."""
+        with Cluster(2, self.passthrough) as cluster:
+            a, b = cluster.nodes
+            harness.make_load_db(a)
+            for i in range(10):
+                with Session(a.path("load.db")) as app:
+                    app.sql("PRAGMA cache_size = 5")
+                    app.sql("INSERT INTO t (w, s) VALUES (1, ?)", i)
+                    app.sql("BEGIN IMMEDIATE")
+                    for k in range(40):
+                        app.sql("INSERT INTO t (w, s, pad) VALUES (2, ?, ?)", k, "y" * 2000)
+                    app.kill()
+                a.sql("load.db", "INSERT INTO c (n) VALUES (1)")
+                wait_until(lambda: b.sql("load.db", "SELECT count(*) FROM c") == [(i + 1,)], 5, "the next transaction arrives")
+                self.assertEqual(b.sql("load.db", "SELECT w, count(*) FROM t GROUP BY w"), [(1, i + 1)])
+            cluster.identical()
+
+    def test_a_change_that_cannot_be_captured_is_never_silent(self):
+        """A rollback-journal database: until it is captured, status and log say so. Back in WAL mode, everything is there."""
+        with Cluster(2, self.passthrough) as cluster:
+            a, b = cluster.nodes
+            harness.make_load_db(a)
+            cluster.sync()
+            a.sql("load.db", "PRAGMA journal_mode=DELETE")
+            a.sql("load.db", "INSERT INTO t (w, s) VALUES (1, 1)")
+
+            def told_or_done():
+                entry = a.databases()["load.db"]
+                return entry["warning"] or b.sql("load.db", "SELECT count(*) FROM t") == [(1,)]
+
+            wait_until(told_or_done, 10, lambda: f"a warning, or the row: {a.databases()['load.db']}")
+            if a.databases()["load.db"]["warning"]:
+                self.assertGreater(a.status()["databases"]["warnings"], 0)
+                self.assertIn("load.db", a.log())
+                self.assertIn("load.db", harness.ctl(a, "status") + harness.ctl(a, "databases"))
+            self.assertEqual(a.sql("load.db", "PRAGMA journal_mode=WAL"), [("wal",)])
+            a.sql("load.db", "INSERT INTO t (w, s) VALUES (1, 2)")
+            wait_until(lambda: b.sql("load.db", "SELECT count(*) FROM t") == [(2,)], 10, "both rows arrive")
+            wait_until(lambda: not a.databases()["load.db"]["warning"], 10, "the warning is gone")
+            cluster.identical()
