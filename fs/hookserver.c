@@ -445,6 +445,8 @@ static void take_role(struct hookserver *h, const struct hook_msg *m, const char
         end_asks(h, needs_no_fence);
         table_unlock(h->fs->table);
     }
+    /* Whoever waits for the role to be in force hears it after everything that happened before. */
+    (void)hookserver_tell(h->fs, HOOK_ROLE, "", names[m->value]);
 }
 
 /* False: the connection is over. */

@@ -288,6 +288,9 @@ static void on_event(struct capture *c, const struct hook_msg *m, const char *pa
     case HOOK_REMOVED:
         removed(c, path);
         return;
+    case HOOK_ROLE:
+        hooks_role_in_force(c->node->hooks, text);
+        return;
     case HOOK_DIR_CREATED:
         watch(c, path);
         return;

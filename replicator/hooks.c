@@ -13,6 +13,8 @@ struct hooks {
     char *path;
     pthread_mutex_t lock; /* guards fd against a send while it is being closed */
     int fd;
+    pthread_cond_t role_changed;
+    enum hooks_role in_force; /* guarded by lock */
 };
 
 int hooks_open(struct node *n, struct hooks **out, struct err *e)
@@ -25,6 +27,11 @@ int hooks_open(struct node *n, struct hooks **out, struct err *e)
     h->node = n;
     h->fd = -1;
     pthread_mutex_init(&h->lock, NULL);
+    pthread_condattr_t a;
+    pthread_condattr_init(&a);
+    pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
+    pthread_cond_init(&h->role_changed, &a);
+    pthread_condattr_destroy(&a);
     *out = h;
     return 0;
 }
@@ -34,6 +41,7 @@ void hooks_close(struct hooks *h)
     if (!h)
         return;
     hooks_disconnect(h);
+    pthread_cond_destroy(&h->role_changed);
     pthread_mutex_destroy(&h->lock);
     free(h->path);
     free(h);
@@ -69,6 +77,7 @@ void hooks_disconnect(struct hooks *h)
     if (h->fd >= 0)
         close(h->fd);
     h->fd = -1;
+    h->in_force = HOOKS_ROLE_UNKNOWN;
     pthread_mutex_unlock(&h->lock);
 }
 
@@ -100,22 +109,44 @@ void hooks_answer(struct hooks *h, uint64_t id, uint64_t value, const char *text
     send_msg(h, &(struct hook_msg){.kind = HOOK_ANSWER, .id = id, .value = value}, text);
 }
 
-void hooks_send_role(struct hooks *h)
+static enum hooks_role present_role(struct hooks *h)
 {
-    char name[128], url[256];
-    node_primary(h->node, name, url);
-    enum hooks_role r = HOOKS_ROLE_UNKNOWN;
     switch (node_role(h->node)) {
     case NODE_STARTING:
         break;
     case NODE_PRIMARY:
-        r = HOOKS_ROLE_PRIMARY;
-        break;
+        return HOOKS_ROLE_PRIMARY;
     case NODE_REPLICA:
     case NODE_HANDING_OVER:
-        r = HOOKS_ROLE_REPLICA;
-        break;
+        return HOOKS_ROLE_REPLICA;
     }
+    return HOOKS_ROLE_UNKNOWN;
+}
+
+void hooks_send_role(struct hooks *h)
+{
+    char name[128], url[256];
+    node_primary(h->node, name, url);
+    enum hooks_role r = present_role(h);
     if (r != HOOKS_ROLE_UNKNOWN) /* while starting edgefs-fs keeps the role it knows */
         send_msg(h, &(struct hook_msg){.kind = HOOK_ROLE, .value = r}, name);
+}
+
+void hooks_role_in_force(struct hooks *h, const char *role)
+{
+    pthread_mutex_lock(&h->lock);
+    h->in_force = !strcmp(role, "primary") ? HOOKS_ROLE_PRIMARY : HOOKS_ROLE_REPLICA;
+    pthread_cond_broadcast(&h->role_changed);
+    pthread_mutex_unlock(&h->lock);
+}
+
+int hooks_wait_role(struct hooks *h, uint64_t deadline_ns)
+{
+    struct timespec t = {(time_t)(deadline_ns / 1000000000u), (long)(deadline_ns % 1000000000u)};
+    int rc = 0;
+    pthread_mutex_lock(&h->lock);
+    while (h->in_force != present_role(h) && !rc)
+        rc = pthread_cond_timedwait(&h->role_changed, &h->lock, &t);
+    pthread_mutex_unlock(&h->lock);
+    return -rc;
 }

@@ -22,6 +22,10 @@ int hooks_recv(struct hooks *h, struct hook_msg *m, char *path, char *text);
 
 /* Answers a synchronous hook; text may be NULL. Lost if the connection is gone (edgefs-fs then answers the application itself). */
 void hooks_answer(struct hooks *h, uint64_t id, uint64_t value, const char *text);
+/* edgefs-fs said that this role is in force (capture's thread). */
+void hooks_role_in_force(struct hooks *h, const char *role);
+/* Waits until edgefs-fs acts by this node's present role. 0 or -ETIMEDOUT at the monotonic time deadline_ns. Not in capture's thread. */
+int hooks_wait_role(struct hooks *h, uint64_t deadline_ns);
 /* Tells edgefs-fs this node's role and primary, as they are now. */
 void hooks_send_role(struct hooks *h);
 

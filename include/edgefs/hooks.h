@@ -17,6 +17,7 @@
  *               WAL_TRUNCATE, WAL_UNLINK, CHECKPOINT, JOURNAL_END, OPENING, QUERY_POS, QUERY_LAG, DB_REMOVE
  *   replicator: ANSWER{id, value = 0 or an errno for the application's call, text = contents for the queries}
  *   replicator: ROLE{value = enum hooks_role, text = name of the primary}   at first contact and on each change
+ *   fs:         ROLE{text = "replica" or "primary"}: the role is in force (an event)
  *
  * The application's call waits for the answer, at most HOOKS_TIMEOUT_MS; then, or when no replicator is connected, edgefs-fs
  * goes on as if it had been answered 0 and marks the file unseen. OPENING is the exception: without an answer on a replica
@@ -61,7 +62,7 @@ enum hooks_kind {
     HOOK_QUERY_LAG,         /* contents of .lag */
     /* replicator to fs */
     HOOK_ANSWER = 64,
-    HOOK_ROLE,
+    HOOK_ROLE, /* both ways */
 };
 
 enum hooks_role {

@@ -139,6 +139,7 @@ class Node:
         self.config_file = os.path.join(self.tmp, "edgefs.yaml")
         self.log_file = os.path.join(self.tmp, "log")
         self.process = None
+        self.notify = None
         self.seen = {}  # pid → start time of every program of ours, for the clean-up
         os.makedirs(self.mount, exist_ok=True)
         os.makedirs(self.data, exist_ok=True)
@@ -174,6 +175,7 @@ class Node:
         """Starts `edgefs mount`; returns when it reported READY (sd_notify), unless told not to wait."""
         assert self.process is None or self.process.poll() is not None, f"{self.name} runs already"
         notify = os.path.join(self.tmp, "notify")
+        self.close_notify()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(notify)
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
@@ -206,8 +208,13 @@ class Node:
                                      + self.log_tail(40))
             if time.monotonic() > deadline:
                 raise AssertionError(f"{self.name} was not ready within {timeout} s\n" + self.log_tail(40))
-        self.notify.close()
+        self.close_notify()
         self.pids()
+
+    def close_notify(self):
+        if self.notify is not None:
+            self.notify.close()
+            self.notify = None
 
     def pids(self):
         """{"launcher": pid, "fs": pid, "replicator": pid}, those that live right now."""
@@ -266,6 +273,7 @@ class Node:
     def destroy(self):
         """Whatever state it is in: no process, no mount. Returns a text about what did not go as it should, or None."""
         problem = None
+        self.close_notify()
         if self.running():
             try:
                 self.stop()
@@ -389,7 +397,7 @@ class Node:
         except OSError:
             return f"(no log of {self.name})"
         rows = text.splitlines()
-        head = f"---- log of {self.name} (the last {lines} of {len(rows)} lines)\n"
+        head = f"---- log of {self.name} (the last {min(lines, len(rows))} of {len(rows)} lines)\n"
         return head + "\n".join(rows[-lines:]) + "\n"
 
 

@@ -1,0 +1,179 @@
+/* edgefs-replicator: captures, logs, serves, follows and applies. Started by the launcher beside edgefs-fs. */
+#include "lib/config.h"
+#include "lib/log.h"
+#include "lib/util.h"
+#include "replicator/api.h"
+#include "replicator/apply_file.h"
+#include "replicator/capture.h"
+#include "replicator/fences.h"
+#include "replicator/follower.h"
+#include "replicator/hooks.h"
+#include "replicator/image_client.h"
+#include "replicator/import.h"
+#include "replicator/keeper.h"
+#include "replicator/replicas.h"
+#include "replicator/startup.h"
+#include "replicator/stream_server.h"
+#include "replicator/worker.h"
+#include <errno.h>
+#include <event2/event.h>
+#include <event2/thread.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/socket.h>
+
+struct program {
+    struct node node;
+    struct event_base *base;
+    struct api *api;
+    struct keeper *keeper;
+};
+
+static void stop_loop(evutil_socket_t fd, short what, void *arg)
+{
+    struct program *p = arg;
+    (void)fd;
+    (void)what;
+    atomic_store(&p->node.stopping, true);
+    event_base_loopbreak(p->base);
+}
+
+static void launcher_gone(evutil_socket_t fd, short what, void *arg)
+{
+    char c;
+    if (recv(fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) == 0) {
+        log_warn("main", "the launcher is gone: stopping");
+        stop_loop(fd, what, arg);
+    }
+}
+
+static int start_threads(struct program *p, struct err *e)
+{
+    struct node *n = &p->node;
+    int rc = hooks_open(n, &n->hooks, e);
+    if (!rc)
+        rc = fences_open(n, &n->fences, e);
+    if (!rc)
+        rc = replicas_open(&n->replicas, e);
+    if (!rc)
+        rc = startup_role(n, e);
+    if (!rc)
+        rc = worker_open(n, &n->worker, e);
+    if (!rc)
+        rc = image_client_open(n, e);
+    if (!rc)
+        rc = api_open(n, p->base, &p->api, e);
+    if (rc)
+        return rc;
+    sequencer_on_append(n->sequencer, stream_server_wake, n->streams);
+    if (node_role(n) == NODE_PRIMARY) /* a predecessor was a replica, or in the middle of a promotion */
+        fences_drop_rest(n);
+    rc = capture_open(n, &n->capture, e);
+    if (!rc)
+        rc = capture_watch_all(n->capture, e);
+    if (!rc)
+        rc = follower_open(n, &n->follower, e);
+    if (!rc)
+        rc = keeper_open(n, &p->keeper, e);
+    return rc;
+}
+
+static int close_file(void *ctx, struct database *db)
+{
+    pthread_mutex_lock(&db->sqlite);
+    pthread_mutex_lock(&db->lock);
+    apply_file_close(ctx, db);
+    free(db->apply);
+    db->apply = NULL;
+    pthread_mutex_unlock(&db->lock);
+    pthread_mutex_unlock(&db->sqlite);
+    return 0;
+}
+
+static void stop_threads(struct program *p)
+{
+    struct node *n = &p->node;
+    api_close(p->api);
+    keeper_close(p->keeper);
+    follower_close(n->follower);
+    image_client_close(n);
+    capture_close(n->capture);
+    worker_close(n->worker);
+    if (node_role(n) != NODE_STARTING)
+        databases_each(n->databases, close_file, n);
+    fences_close(n->fences);
+    hooks_close(n->hooks);
+    replicas_close(n->replicas);
+}
+
+static void ready(struct node *n)
+{
+    /* Applications must not meet a file system that does not know its role yet. */
+    if (hooks_wait_role(n->hooks, now_ns() + 30000000000u))
+        log_warn("main", "edgefs-fs has not confirmed the role within 30 s");
+    fences_ready(n->fences);
+    char name[128], url[256];
+    node_primary(n, name, url);
+    log_info("main", "ready: %s, LSN %llu, primary %s", node_role_name(node_role(n)), (unsigned long long)rlog_last(n->rlog).lsn, name);
+}
+
+static int serve(struct program *p, struct err *e)
+{
+    struct node *n = &p->node;
+    struct event *term = evsignal_new(p->base, SIGTERM, stop_loop, p), *intr = evsignal_new(p->base, SIGINT, stop_loop, p);
+    struct event *gone = NULL;
+    if (!term || !intr)
+        return err_errno(e, ENOMEM, "signals");
+    event_add(term, NULL);
+    event_add(intr, NULL);
+    if (fences_launcher_fd(n->fences) >= 0) {
+        gone = event_new(p->base, fences_launcher_fd(n->fences), EV_READ | EV_PERSIST | EV_ET, launcher_gone, p);
+        if (gone)
+            event_add(gone, NULL);
+    }
+    event_base_dispatch(p->base);
+    event_free(term);
+    event_free(intr);
+    if (gone)
+        event_free(gone);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    static struct program p;
+    struct err e = {0};
+    struct config_args args = {0};
+    struct config *config;
+    argc = config_take_args(argc, argv, &args, &e);
+    if (argc < 0)
+        config_die("edgefs-replicator", &e);
+    if (argc > 1) {
+        fprintf(stderr, "edgefs-replicator %s: started by `edgefs mount`; takes only -c FILE, --dir DIR, --data DIR\n", EDGEFS_VERSION);
+        return 2;
+    }
+    if (config_load(&args, &config, &e))
+        config_die("edgefs-replicator", &e);
+    log_init("edgefs-replicator", config->node, config->log_level);
+    signal(SIGPIPE, SIG_IGN);
+    evthread_use_pthreads();
+    p.base = event_base_new();
+    int rc = p.base ? startup_open(&p.node, config, &e) : err_errno(&e, ENOMEM, "event loop");
+    if (!rc) {
+        import_clean(&p.node);
+        rc = start_threads(&p, &e);
+    }
+    if (rc) {
+        log_error("main", "cannot start: %s", e.text);
+        return 1;
+    }
+    ready(&p.node);
+    rc = serve(&p, &e);
+    log_info("main", "stopping");
+    stop_threads(&p);
+    startup_close(&p.node);
+    event_base_free(p.base);
+    config_free(config);
+    return rc ? 1 : 0;
+}

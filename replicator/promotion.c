@@ -1,0 +1,436 @@
+#include "replicator/promotion.h"
+
+#include "lib/http/client.h"
+#include "lib/log.h"
+#include "lib/util.h"
+#include "replicator/apply_file.h"
+#include "replicator/capture.h"
+#include "replicator/discover.h"
+#include "replicator/follower.h"
+#include "replicator/hooks.h"
+#include "replicator/lease.h"
+#include "replicator/replicas.h"
+#include "replicator/stream_server.h"
+#include <errno.h>
+#include <inttypes.h>
+#include <openssl/rand.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+/* One promotion at a time, from either side. */
+static struct {
+    pthread_mutex_t lock; /* guards all below */
+    bool running;
+    const char *phase;
+    char target[128];
+    uint64_t cancelled[16]; /* ids of hand-overs that this node must not accept any more */
+    unsigned n_cancelled;
+    uint64_t accepted; /* id of the last one it did accept */
+} state = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+struct promotion {
+    struct node *n;
+    char target[128], url[256];
+    uint64_t deadline_ns, fenced_ns, id;
+    void (*done)(void *ctx, const struct promotion_result *r);
+    void *ctx;
+    struct promotion_result result;
+};
+
+static void phase(const char *what)
+{
+    pthread_mutex_lock(&state.lock);
+    state.phase = what;
+    pthread_mutex_unlock(&state.lock);
+}
+
+static int fail(struct promotion *p, int status, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static int fail(struct promotion *p, int status, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(p->result.text, sizeof p->result.text, fmt, ap);
+    va_end(ap);
+    p->result.status = status;
+    return -1;
+}
+
+/* ---- fencing everything ---- */
+
+struct fencing {
+    struct node *n;
+    uint64_t deadline_ns;
+    struct err e;
+    unsigned fenced;
+};
+
+static int fence_one(void *ctx, struct database *db)
+{
+    struct fencing *f = ctx;
+    for (;;) {
+        pthread_mutex_lock(&db->sqlite);
+        pthread_mutex_lock(&db->lock);
+        bool needed = db->apps_open && db->state != DATABASE_ABSENT && db->state != DATABASE_OTHER && !(db->apply && db->apply->open);
+        int rc = needed ? apply_file_open(f->n, db, &f->e) : 0;
+        pthread_mutex_unlock(&db->lock);
+        pthread_mutex_unlock(&db->sqlite);
+        if (!rc || rc == -ENOENT) {
+            f->fenced += needed;
+            return 0;
+        }
+        if (rc != ERR_AGAIN_LATER || now_ns() >= f->deadline_ns)
+            return rc;
+        /* A writer is in the middle of a transaction; it ends when it ends. fence_take has waited already. */
+    }
+}
+
+static int unfence_one(void *ctx, struct database *db)
+{
+    pthread_mutex_lock(&db->sqlite);
+    pthread_mutex_lock(&db->lock);
+    apply_file_close(ctx, db);
+    pthread_mutex_unlock(&db->lock);
+    pthread_mutex_unlock(&db->sqlite);
+    return 0;
+}
+
+static int notice_one(void *ctx, struct database *db)
+{
+    struct node *n = ctx;
+    capture_notice(n->capture, db);
+    return 0;
+}
+
+/* This node writes again, or writes from now on. */
+static void become_writable(struct node *n)
+{
+    atomic_store(&n->role, NODE_PRIMARY);
+    hooks_send_role(n->hooks);
+    databases_each(n->databases, unfence_one, n);
+    databases_each(n->databases, notice_one, n);
+    capture_notice(n->capture, NULL);
+}
+
+static void undo(struct promotion *p)
+{
+    log_warn("promotion", "undone: %s; this node goes on as primary", p->result.text);
+    become_writable(p->n);
+    /* The application's next write must not meet a file system that still says replica. */
+    if (hooks_wait_role(p->n->hooks, now_ns() + 2000000000u))
+        log_warn("promotion", "edgefs-fs has not confirmed that this node is primary again");
+}
+
+static int fence_and_drain(struct promotion *p)
+{
+    struct node *n = p->n;
+    struct err e;
+    phase("fencing");
+    p->fenced_ns = now_ns();
+    atomic_store(&n->role, NODE_HANDING_OVER);
+    hooks_send_role(n->hooks);
+    if (hooks_wait_role(n->hooks, p->deadline_ns))
+        return fail(p, 504, "edgefs-fs does not take the new role in time");
+    /* Until no database is found open without a fence: an open that was under way may have come in after the first round. */
+    for (unsigned round = 0;; round++) {
+        struct fencing f = {.n = n, .deadline_ns = p->deadline_ns};
+        if (databases_each(n->databases, fence_one, &f))
+            return fail(p, 504, "a write transaction did not end in time: %s", f.e.text);
+        phase("draining");
+        if (capture_now(n->capture, NULL, p->deadline_ns, &e))
+            return fail(p, 504, "%s", e.text);
+        if (!f.fenced)
+            return 0;
+    }
+}
+
+/* ---- the old primary ---- */
+
+static int post(struct promotion *p, const char *path, json_t *body, int *status, json_t **answer, struct err *e)
+{
+    char url[300];
+    struct http_response r;
+    struct http_client *c = http_client_new(
+        &(struct http_client_options){.token = p->n->token, .connect_ms = 2000, .idle_ms = 10000, .total_ms = 15000, .max_body = 65536});
+    char *text = json_dumps(body, JSON_COMPACT);
+    snprintf(url, sizeof url, "%s%s", p->url, path);
+    int rc = c && text ? http_client_request(c, "POST", url, NULL, text, strlen(text), &r, e) : err_errno(e, ENOMEM, "promotion");
+    if (!rc) {
+        *status = r.status;
+        *answer = json_loadb(r.body, r.body_len, JSON_REJECT_DUPLICATES, NULL);
+        http_response_free(&r);
+    }
+    free(text);
+    json_decref(body);
+    http_client_free(c);
+    return rc;
+}
+
+/* The answer to the hand-over was lost: nobody may write before it is known whether the target took it. */
+static bool find_out(struct promotion *p)
+{
+    phase("asking whether the target took over");
+    while (!atomic_load(&p->n->stopping)) {
+        struct discovered d;
+        struct err e = {0};
+        int status = 0;
+        json_t *answer = NULL;
+        if (!discover_ask(p->n, p->url, &d, &e) && d.role == NODE_PRIMARY)
+            return true;
+        int rc = post(p, "/v1/handover/cancel", json_pack("{s:I}", "id", (json_int_t)p->id), &status, &answer, &e);
+        bool accepted = json_is_true(json_object_get(answer, "accepted"));
+        json_decref(answer);
+        if (!rc && status == 200)
+            return accepted;
+        node_warn(p->n, "promotion: %s does not answer (%s); no node accepts writes until it does", p->target, e.text);
+        nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
+    }
+    return false;
+}
+
+static int hand_over(struct promotion *p)
+{
+    struct err e;
+    struct position last = rlog_last(p->n->rlog);
+    int status = 0;
+    json_t *answer = NULL;
+    phase("handing over");
+    int rc = post(p, "/v1/handover",
+                  json_pack("{s:s,s:I,s:I,s:I}", "from", p->n->config->node, "epoch", (json_int_t)last.epoch, "lsn",
+                            (json_int_t)last.lsn, "id", (json_int_t)p->id),
+                  &status, &answer, &e);
+    if (!rc && status == 200) {
+        p->result.pos.epoch = (uint64_t)json_integer_value(json_object_get(answer, "epoch"));
+        p->result.pos.lsn = (uint64_t)json_integer_value(json_object_get(answer, "lsn"));
+    } else if (!rc && status / 100 == 4) {
+        const char *why = json_string_value(json_object_get(answer, "error"));
+        rc = fail(p, 409, "%s refused: %.300s", p->target, why ? why : "no reason given");
+    } else {
+        rc = find_out(p) ? 0 : fail(p, 504, "%s did not take over: %.300s", p->target, rc ? e.text : "it answered with an error");
+        p->result.pos = (struct position){last.epoch + 1, last.lsn + 1};
+    }
+    json_decref(answer);
+    return rc;
+}
+
+static int run(struct promotion *p)
+{
+    struct node *n = p->n;
+    int rc = fence_and_drain(p);
+    uint64_t lsn = rlog_last(n->rlog).lsn;
+    if (!rc) {
+        phase("waiting for the target");
+        rc = replicas_wait_applied(n->replicas, p->target, lsn, p->deadline_ns);
+        if (rc)
+            rc = fail(p, rc == -ENOTCONN ? 409 : 504, "%s %s", p->target,
+                      rc == -ENOTCONN ? "is no longer connected" : "did not catch up in time");
+    }
+    if (!rc)
+        rc = hand_over(p);
+    p->result.pause_ms = (now_ns() - p->fenced_ns) / 1000000u;
+    if (rc) {
+        undo(p);
+        return rc;
+    }
+    node_set_primary(n, p->target, p->url);
+    atomic_store(&n->applied, lsn);
+    atomic_store(&n->role, NODE_REPLICA);
+    lease_save(n);
+    hooks_send_role(n->hooks);
+    databases_each(n->databases, notice_one, n);
+    stream_server_handoff(n->streams, p->target, p->url, p->result.pos.epoch);
+    follower_restart(n->follower);
+    log_info("promotion", "%s is primary now, epoch %" PRIu64 "; writes paused for %" PRIu64 " ms", p->target, p->result.pos.epoch,
+             p->result.pause_ms);
+    p->result.status = 200;
+    snprintf(p->result.primary, sizeof p->result.primary, "%s", p->target);
+    snprintf(p->result.url, sizeof p->result.url, "%s", p->url);
+    return 0;
+}
+
+static void *thread(void *arg)
+{
+    struct promotion *p = arg;
+    run(p);
+    pthread_mutex_lock(&state.lock);
+    state.running = false;
+    state.phase = NULL;
+    pthread_mutex_unlock(&state.lock);
+    p->done(p->ctx, &p->result);
+    free(p);
+    return NULL;
+}
+
+int promotion_start(struct node *n, const char *target, uint64_t timeout_ms,
+                    void (*done)(void *ctx, const struct promotion_result *r), void *ctx, struct err *e)
+{
+    struct promotion *p = calloc(1, sizeof *p);
+    if (!p)
+        return err_errno(e, ENOMEM, "promotion");
+    *p = (struct promotion){.n = n, .done = done, .ctx = ctx, .deadline_ns = now_ns() + timeout_ms * 1000000u};
+    snprintf(p->target, sizeof p->target, "%s", target);
+    if (!strcmp(target, n->config->node)) {
+        p->result = (struct promotion_result){.status = 200, .pos = rlog_last(n->rlog)};
+        snprintf(p->result.primary, sizeof p->result.primary, "%s", target);
+        snprintf(p->result.url, sizeof p->result.url, "%s", n->config->http.advertise);
+        done(ctx, &p->result);
+        free(p);
+        return 0;
+    }
+    pthread_mutex_lock(&state.lock);
+    bool busy = state.running || node_role(n) != NODE_PRIMARY;
+    if (!busy && replicas_find(n->replicas, target, p->url)) {
+        state.running = true;
+        state.phase = "starting";
+        memcpy(state.target, p->target, sizeof state.target);
+    }
+    pthread_mutex_unlock(&state.lock);
+    int rc = 0;
+    const struct config_node *c = config_node(n->config, target);
+    if (busy) {
+        rc = err_set(e, -EBUSY, "another promotion is going on, or this node is not primary");
+    } else if (!*p->url && !c) {
+        p->result.status = 404;
+        snprintf(p->result.text, sizeof p->result.text, "no node is called %.100s", target);
+        done(ctx, &p->result);
+        free(p);
+        return 0;
+    } else if (!*p->url) {
+        p->result.status = 409;
+        snprintf(p->result.text, sizeof p->result.text, "%.100s is not connected to this primary; start it and try again", target);
+        done(ctx, &p->result);
+        free(p);
+        return 0;
+    }
+    if (!rc && (RAND_bytes((unsigned char *)&p->id, sizeof p->id) != 1))
+        p->id = now_ns();
+    p->id &= INT64_MAX; /* JSON */
+    pthread_t t;
+    if (!rc && (rc = pthread_create(&t, NULL, thread, p))) {
+        rc = err_errno(e, rc, "start a thread for the promotion");
+        pthread_mutex_lock(&state.lock);
+        state.running = false;
+        pthread_mutex_unlock(&state.lock);
+    }
+    if (rc)
+        free(p);
+    else
+        pthread_detach(t);
+    return rc;
+}
+
+/* ---- the target ---- */
+
+struct acceptance {
+    struct node *n;
+    struct position from; /* last of the old epoch */
+    uint64_t id;
+    struct position now;
+    int status;
+    struct err e;
+};
+
+static int refuse(struct acceptance *a, int status, const char *text)
+{
+    a->status = status;
+    return err_set(&a->e, -EPERM, "%s", text);
+}
+
+/* No record is being received or applied while this runs. */
+static void accept_quiesced(void *ctx)
+{
+    struct acceptance *a = ctx;
+    struct node *n = a->n;
+    struct position last = rlog_last(n->rlog);
+    if (node_role(n) != NODE_REPLICA) {
+        refuse(a, 409, "this node is no replica");
+        return;
+    }
+    if (last.lsn != a->from.lsn || last.epoch > a->from.epoch || atomic_load(&n->applied) != last.lsn) {
+        a->status = 409;
+        err_set(&a->e, ERR_AGAIN_LATER, "this node stands at %" PRIu64 "-%" PRIu64 ", applied %" PRIu64 ", not at %" PRIu64 "-%" PRIu64,
+                last.epoch, last.lsn, (uint64_t)atomic_load(&n->applied), a->from.epoch, a->from.lsn);
+        return;
+    }
+    pthread_mutex_lock(&state.lock);
+    bool cancelled = false;
+    for (unsigned i = 0; i < MIN(state.n_cancelled, (unsigned)ARRAY_SIZE(state.cancelled)); i++)
+        cancelled |= state.cancelled[i] == a->id;
+    if (!cancelled)
+        state.accepted = a->id;
+    pthread_mutex_unlock(&state.lock);
+    if (cancelled) {
+        refuse(a, 409, "this hand-over was cancelled");
+        return;
+    }
+    uint64_t epoch = a->from.epoch + 1, lsn = 0;
+    sequencer_set_epoch(n->sequencer, epoch);
+    const char *name = n->config->node;
+    int rc = sequencer_append(n->sequencer, RECORD_EPOCH, "", name, strlen(name), &lsn, &a->e);
+    if (!rc)
+        rc = rlog_sync(n->rlog, &a->e);
+    if (!rc)
+        rc = epochs_begin(n->epochs, epoch, lsn, &a->e);
+    if (rc) {
+        pthread_mutex_lock(&state.lock);
+        state.accepted = 0;
+        pthread_mutex_unlock(&state.lock);
+        sequencer_set_epoch(n->sequencer, last.epoch);
+        a->status = 500;
+        return;
+    }
+    node_set_primary(n, name, n->config->http.advertise);
+    lease_save(n);
+    a->now = (struct position){epoch, lsn};
+    a->status = 200;
+    become_writable(n);
+}
+
+void promotion_accept(struct node *n, const json_t *body, int *status, json_t **answer)
+{
+    json_int_t epoch = json_integer_value(json_object_get(body, "epoch")), lsn = json_integer_value(json_object_get(body, "lsn"));
+    const char *from = json_string_value(json_object_get(body, "from"));
+    struct acceptance a = {.n = n, .from = {(uint64_t)epoch, (uint64_t)lsn}, .status = 400};
+    a.id = (uint64_t)json_integer_value(json_object_get(body, "id"));
+    char name[128], url[256];
+    node_primary(n, name, url);
+    if (epoch < 0 || lsn < 0 || !from || !a.id)
+        err_set(&a.e, -EINVAL, "a hand-over needs from, epoch, lsn and id");
+    else if (strcmp(from, name) != 0)
+        refuse(&a, 409, "the node that hands over is not the primary that this one follows");
+    else if (follower_quiesced(n->follower, accept_quiesced, &a)) {
+        a.status = 409;
+        err_set(&a.e, -EBUSY, "this node is receiving a large record");
+    }
+    *status = a.status;
+    if (a.status != 200) {
+        *answer = json_pack("{s:s}", "error", a.e.text);
+        return;
+    }
+    follower_restart(n->follower);
+    if (hooks_wait_role(n->hooks, now_ns() + 2000000000u))
+        log_warn("promotion", "edgefs-fs has not confirmed yet that this node is primary");
+    log_info("promotion", "this node is primary now, epoch %" PRIu64 " from LSN %" PRIu64, a.now.epoch, a.now.lsn);
+    *answer = json_pack("{s:I,s:I}", "epoch", (json_int_t)a.now.epoch, "lsn", (json_int_t)a.now.lsn);
+}
+
+void promotion_cancel(struct node *n, const json_t *body, int *status, json_t **answer)
+{
+    uint64_t id = (uint64_t)json_integer_value(json_object_get(body, "id"));
+    (void)n;
+    pthread_mutex_lock(&state.lock);
+    bool accepted = id && state.accepted == id;
+    if (!accepted)
+        state.cancelled[state.n_cancelled++ % ARRAY_SIZE(state.cancelled)] = id;
+    pthread_mutex_unlock(&state.lock);
+    *status = 200;
+    *answer = json_pack("{s:b}", "accepted", accepted);
+}
+
+json_t *promotion_status(struct node *n)
+{
+    (void)n;
+    pthread_mutex_lock(&state.lock);
+    json_t *o = state.running ? json_pack("{s:s,s:s}", "target", state.target, "phase", state.phase ? state.phase : "") : json_null();
+    pthread_mutex_unlock(&state.lock);
+    return o;
+}

@@ -1,0 +1,273 @@
+#include "replicator/startup.h"
+
+#include "lib/crc.h"
+#include "lib/durable.h"
+#include "lib/log.h"
+#include "lib/ltx.h"
+#include "lib/sqlitefile.h"
+#include "lib/util.h"
+#include "replicator/apply_records.h"
+#include "replicator/lease.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+#define RUNNING_FILE "running" /* boot id while a replicator runs; absent after an orderly end */
+
+static int open_directory(int at, const char *path, int *fd, struct err *e)
+{
+    *fd = openat(at, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return *fd < 0 ? err_errno(e, errno, "open directory %s", path) : 0;
+}
+
+static int load_token(struct node *n, struct err *e)
+{
+    char *data = NULL;
+    size_t size = 0;
+    if (!n->config->token_file)
+        return 0;
+    int rc = durable_read(AT_FDCWD, n->config->token_file, 4096, &data, &size, e);
+    if (rc)
+        return err_wrap(e, "token file %s", n->config->token_file);
+    data[strcspn(data, "\r\n")] = 0;
+    n->token = data;
+    return strlen(data) >= 16 ? 0 : err_set(e, ERR_CONFIG, "token file %s: the token must have at least 16 characters", n->config->token_file);
+}
+
+/* ---- sidecars ---- */
+
+struct mending {
+    struct database *db;
+    struct dbstate st;
+};
+
+static int enter_page(void *ctx, uint32_t page_size, uint32_t pgno, const uint8_t *page, struct err *e)
+{
+    struct mending *m = ctx;
+    (void)e;
+    m->st.page_size = page_size;
+    if (pgno != lock_pgno(page_size))
+        sums_set(m->db->sums, pgno, page_checksum(pgno, page, page_size));
+    if (pgno == 1)
+        m->st.wal_mode = page[18] == 2;
+    return 0;
+}
+
+/* The process ended while records from..to were being entered: enter their pages again. The database checksum tells whether the result is right;
+ * what it was to be is in the trailer of the last record, which is the sidecar's own sum then. */
+static bool mend(struct node *n, struct database *db, uint64_t from, uint64_t to)
+{
+    struct mending m = {.db = db, .st = *database_dbstate(db)};
+    struct err e;
+    uint32_t commit = m.st.commit;
+    if (rlog_last(n->rlog).lsn < from) { /* the record itself never became visible: nothing had been entered */
+        sums_touch(db->sums, &m.st);
+        return true;
+    }
+    if (apply_each_page(n, db->name, from, MIN(to, rlog_last(n->rlog).lsn), enter_page, &m, &commit, &e))
+        return false;
+    struct rlog_cursor c = {.fd = -1};
+    struct record_head h;
+    int64_t offset;
+    bool found = false;
+    int rc = rlog_seek(n->rlog, from, &c, &e);
+    while (!rc && (rc = rlog_next(n->rlog, &c, &h, &offset, &e)) > 0 && h.pos.lsn <= to) {
+        uint8_t head[LTX_HEADER_SIZE], trailer[LTX_TRAILER_SIZE];
+        struct ltx_header lh;
+        rc = 0;
+        if (h.type != RECORD_TX || strcmp(h.name, db->name))
+            continue;
+        if (pread(c.fd, head, sizeof head, offset) != (ssize_t)sizeof head || ltx_header_decode(head, &lh, &e) ||
+            pread(c.fd, trailer, sizeof trailer, offset + h.payload_len - (int64_t)sizeof trailer) != (ssize_t)sizeof trailer)
+            break;
+        m.st.txid = lh.max_txid;
+        m.st.commit = lh.commit;
+        m.st.lsn = h.pos.lsn;
+        m.st.checksum = be64_get(trailer);
+        if (lh.wal_offset) {
+            m.st.wal_salt1 = lh.wal_salt1;
+            m.st.wal_salt2 = lh.wal_salt2;
+            m.st.wal_frame = (uint32_t)((lh.wal_offset + lh.wal_size - WAL_HEADER_SIZE) / (int64_t)(WAL_FRAME_HEADER_SIZE + lh.page_size));
+        }
+        found = true;
+    }
+    rlog_cursor_close(&c);
+    if (!found)
+        return false;
+    sums_commit(db->sums, &m.st);
+    return sums_total(db->sums, m.st.commit, m.st.page_size) == m.st.checksum;
+}
+
+static int load_sidecar(void *ctx, const char *name)
+{
+    struct node *n = ctx;
+    struct err e;
+    uint64_t from, to;
+    struct database *db = databases_get(n->databases, name, &e);
+    if (!db || database_load(n->databases, db, &e)) {
+        log_warn("startup", "%s", e.text);
+        return 0;
+    }
+    const struct dbstate *st = database_dbstate(db);
+    bool good = !sums_unfinished(db->sums, &from, &to) || mend(n, db, from, to);
+    if (good && !sums_trusted(db->sums))
+        good = st->lsn <= rlog_last(n->rlog).lsn && sums_total(db->sums, st->commit, st->page_size) == st->checksum;
+    if (!good) {
+        /* Page size 0: nothing of the array counts. The TXID goes on, so that replicas see a new state and not a repeat. */
+        log_warn("startup", "%s: its checksum file does not fit (the machine stopped without warning?): all pages count as changed", name);
+        struct dbstate fresh = {.txid = st->txid, .lsn = st->lsn, .needs_image = 1};
+        sums_touch(db->sums, &fresh);
+    }
+    return 0;
+}
+
+/* Replica: what the log has and the database has not. */
+static int list_pending(struct node *n, struct err *e)
+{
+    struct rlog_cursor c = {.fd = -1};
+    struct record_head h;
+    int64_t offset;
+    uint64_t first = rlog_first(n->rlog);
+    int rc = first > rlog_last(n->rlog).lsn ? 0 : rlog_seek(n->rlog, first, &c, e);
+    while (!rc && first <= rlog_last(n->rlog).lsn && (rc = rlog_next(n->rlog, &c, &h, &offset, e)) > 0) {
+        rc = 0;
+        struct database *db = h.name_len ? databases_get(n->databases, h.name, e) : NULL;
+        if (db && !db->pending && h.pos.lsn > database_dbstate(db)->lsn)
+            db->pending = h.pos.lsn;
+        if (h.pos.lsn >= rlog_last(n->rlog).lsn)
+            break;
+    }
+    rlog_cursor_close(&c);
+    return rc < 0 ? rc : 0;
+}
+
+static int mark_replica(void *ctx, struct database *db)
+{
+    struct node *n = ctx;
+    const struct dbstate *st = database_dbstate(db);
+    bool here = faccessat(n->db_fd, db->name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+    pthread_mutex_lock(&db->lock);
+    if (st->needs_image || (!st->txid && db->sums && !db->pending)) {
+        db->pending = st->lsn + 1;
+        database_mark(db, DATABASE_IMAGE, "waiting for an image");
+    } else if (db->pending) {
+        database_mark(db, DATABASE_WAITING, "the log is being applied");
+    } else {
+        database_mark(db, st->txid && here ? DATABASE_OK : DATABASE_ABSENT, NULL);
+    }
+    pthread_mutex_unlock(&db->lock);
+    return 0;
+}
+
+/* ---- */
+
+int startup_open(struct node *n, const struct config *c, struct err *e)
+{
+    char path[4096];
+    n->config = c;
+    n->start_ns = now_ns();
+    pthread_mutex_init(&n->lock, NULL);
+    atomic_store(&n->role, NODE_STARTING);
+    int rc = open_directory(AT_FDCWD, c->data, &n->data_fd, e);
+    if (!rc && mkdirat(n->data_fd, LAYOUT_SUMS, 0700) && errno != EEXIST)
+        rc = err_errno(e, errno, "make %s", LAYOUT_SUMS);
+    if (!rc)
+        rc = open_directory(n->data_fd, LAYOUT_DB, &n->db_fd, e);
+    if (!rc)
+        rc = open_directory(n->data_fd, LAYOUT_SUMS, &n->sums_fd, e);
+    if (!rc)
+        rc = open_directory(AT_FDCWD, c->dir, &n->mount_fd, e);
+    if (!rc)
+        rc = load_token(n, e);
+    if (!rc)
+        rc = epochs_open(n->data_fd, &n->epochs, e);
+    snprintf(path, sizeof path, "%s/%s", c->data, LAYOUT_LOG);
+    struct rlog_options o = {c->log.segment_size, c->log.retention_bytes, c->log.retention_age_ms};
+    if (!rc)
+        rc = rlog_open(path, &o, &n->rlog, e);
+    if (!rc)
+        rc = sequencer_open(n->rlog, &n->sequencer, e);
+    if (!rc)
+        rc = databases_open(n->sums_fd, &n->databases, e);
+    if (!rc)
+        rc = lease_load(n, e);
+    if (!rc)
+        rc = sums_each(n->sums_fd, load_sidecar, n);
+    return rc;
+}
+
+static bool stopped_without_warning(struct node *n)
+{
+    char *old = NULL, *now = NULL;
+    size_t size;
+    struct err e;
+    bool crashed = false;
+    if (durable_read(AT_FDCWD, "/proc/sys/kernel/random/boot_id", 64, &now, &size, &e))
+        return false; /* without a boot id a restart of the machine looks like one of the process; the log's tail is scanned anyway */
+    if (durable_read(n->data_fd, RUNNING_FILE, 64, &old, &size, &e) == 0)
+        crashed = strcmp(old, now) != 0;
+    if (durable_replace(n->data_fd, RUNNING_FILE, now, strlen(now), 0600, &e))
+        log_warn("startup", "%s", e.text);
+    free(old);
+    free(now);
+    return crashed;
+}
+
+static int begin_epoch(struct node *n, struct err *e)
+{
+    uint64_t epoch = MAX(epochs_current(n->epochs).epoch, rlog_last(n->rlog).epoch) + 1, lsn;
+    const char *name = n->config->node;
+    sequencer_set_epoch(n->sequencer, epoch);
+    int rc = sequencer_append(n->sequencer, RECORD_EPOCH, "", name, strlen(name), &lsn, e);
+    if (!rc)
+        rc = rlog_sync(n->rlog, e);
+    if (!rc)
+        rc = epochs_begin(n->epochs, epoch, lsn, e);
+    if (!rc)
+        log_info("startup", "epoch %" PRIu64 " begins at LSN %" PRIu64, epoch, lsn);
+    return rc;
+}
+
+int startup_role(struct node *n, struct err *e)
+{
+    char name[128], url[256];
+    bool crashed = stopped_without_warning(n);
+    node_primary(n, name, url);
+    int rc;
+    if (!strcmp(name, n->config->node) && lease_still_ours(n)) {
+        /* The log may have lost a tail that replicas have: they must not take what is written now for its continuation. */
+        rc = crashed || !epochs_current(n->epochs).epoch ? begin_epoch(n, e) : 0;
+        sequencer_set_epoch(n->sequencer, MAX(epochs_current(n->epochs).epoch, rlog_last(n->rlog).epoch));
+        if (!rc)
+            atomic_store(&n->role, NODE_PRIMARY);
+    } else {
+        rc = list_pending(n, e);
+        if (!rc) {
+            databases_each(n->databases, mark_replica, n);
+            atomic_store(&n->role, NODE_REPLICA);
+        }
+    }
+    return rc;
+}
+
+void startup_close(struct node *n)
+{
+    struct err e;
+    bool clean = rlog_sync(n->rlog, &e) == 0;
+    if (!clean)
+        log_error("startup", "the log could not be made durable at the end: %s", e.text);
+    databases_close(n->databases, clean);
+    sequencer_close(n->sequencer);
+    rlog_close(n->rlog);
+    epochs_close(n->epochs);
+    if (clean && unlinkat(n->data_fd, RUNNING_FILE, 0) && errno != ENOENT)
+        log_warn("startup", "cannot remove %s: %s", RUNNING_FILE, err_name(errno));
+    free(n->token);
+    close(n->mount_fd);
+    close(n->sums_fd);
+    close(n->db_fd);
+    close(n->data_fd);
+    pthread_mutex_destroy(&n->lock);
+}
