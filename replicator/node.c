@@ -6,6 +6,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#define LAG_HEARTBEATS_NS 2500000000u /* two heartbeats and a half */
+
 static const char *const role_names[] = {
     [NODE_STARTING] = "starting",
     [NODE_REPLICA] = "replica",
@@ -36,6 +38,9 @@ uint64_t node_lag_ms(const struct node *n)
     if (!t)
         return UINT64_MAX;
     uint64_t now = now_ns();
+    /* While the stream is up and all of it applied there is nothing to be behind of: heartbeats, a second apart, would say otherwise. */
+    if (atomic_load(&n->connected) && atomic_load(&n->applied) >= rlog_last(n->rlog).lsn && now - t < LAG_HEARTBEATS_NS)
+        return 0;
     return now > t ? (now - t) / 1000000u : 0;
 }
 

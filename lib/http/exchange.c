@@ -16,6 +16,8 @@ static void deadline_in(struct http_conn *c, unsigned ms)
 void http_conn_drop_request(struct http_conn *c, enum http_closed why)
 {
     struct http_request *r = c->req;
+    if (r->on_closed)
+        (void)http_peer(r); /* so that the callback can still say who it was */
     c->req = NULL;
     r->conn = NULL;
     if (r->on_closed)
@@ -245,6 +247,18 @@ static void collect(struct http_conn *c, const uint8_t *data, size_t len)
     r->body[r->body_len] = 0;
 }
 
+/* The client ended the connection inside a body. Replies to earlier requests still go out. */
+static void cut_off(struct http_conn *c)
+{
+    if (c->req->started) {
+        http_conn_fail(c, HTTP_GONE, true);
+        return;
+    }
+    http_conn_drop_request(c, HTTP_GONE);
+    if (c->state != CONN_DEAD)
+        c->state = CONN_CLOSING;
+}
+
 static bool step_body(struct http_conn *c, struct http_view *v)
 {
     struct http_request *r = c->req;
@@ -275,7 +289,7 @@ static bool step_body(struct http_conn *c, struct http_view *v)
         return true;
     if (!got) {
         if (c->eof) {
-            http_conn_fail(c, HTTP_GONE, false);
+            cut_off(c);
             return true;
         }
         if (stream && !c->in_deadline)
@@ -304,6 +318,8 @@ static bool step_reply(struct http_conn *c, struct http_view *v)
     size_t pending = http_conn_pending(c);
     if (r->on_closed ? pending > 0 : pending > HTTP_PIPELINE_OUT)
         return false;
+    if (r->on_closed)
+        (void)http_peer(r); /* as above */
     c->req = NULL;
     r->conn = NULL;
     if (r->on_closed)
