@@ -4,6 +4,7 @@
 #include "fs/files.h"
 #include "fs/passthrough.h"
 #include "fs/virtual.h"
+#include "lib/sqlitefile.h"
 #include "lib/util.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -153,6 +154,27 @@ static enum hooks_kind question_for(struct fs *fs, fuse_ino_t ino, off_t size, c
     return k == NAME_WAL ? HOOK_WAL_TRUNCATE : HOOK_JOURNAL_END;
 }
 
+/* On a replica an application may run a checkpoint: it copies what the replica's own WAL holds. SQLite ends it by cutting the database to the
+ * size that page 1, just copied, names. A truncation to that size, or to the present one, loses nothing; any other is refused. */
+static bool ends_checkpoint(struct fs *fs, fuse_ino_t ino, off_t size)
+{
+    char path[FS_PATH_MAX + 1];
+    uint8_t head[DBFILE_HEADER_SIZE];
+    struct dbfile_header h;
+    struct stat st;
+    if (question_for(fs, ino, size, path) != HOOK_CHECKPOINT || files_stat(fs, ino, &st))
+        return false;
+    if (size == st.st_size)
+        return true;
+    int fd = files_get(fs, ino, false);
+    if (fd < 0)
+        return false;
+    bool fits = pread(fd, head, sizeof head, 0) == (ssize_t)sizeof head && !dbfile_header_decode(head, sizeof head, &h) &&
+                h.page_count_valid && size == (off_t)h.page_count * h.page_size;
+    files_put(fs, ino);
+    return fits;
+}
+
 /* Asks before a WAL or a journal is made shorter, and before the truncation that ends a checkpoint. True: the call goes on later. */
 static bool ask_truncate(struct call *c, fuse_ino_t ino, const struct stat *attr, int to_set, bool *asked)
 {
@@ -193,6 +215,9 @@ void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, s
     /* Times may be set on a replica too (by backup tools, by touch): they are not replicated. */
     else if (to_set & (FUSE_SET_ATTR_SIZE | FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID))
         err = call_may_change(&c);
+    if (err == EROFS && !(to_set & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) &&
+        ends_checkpoint(c.fs, ino, attr->st_size))
+        err = 0;
     if (err)
         call_reply(&c, err);
     else if (!ask_truncate(&c, ino, attr, to_set, &asked))

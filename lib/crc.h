@@ -21,7 +21,7 @@ uint64_t page_checksum(uint32_t pgno, const void *page, size_t page_size);
 /* Page number of the lock page (the one with byte 1 GiB), which never belongs to a checksum. SQLite file format §1.4. */
 static inline uint32_t lock_pgno(uint32_t page_size)
 {
-    return 0x40000000u / page_size + 1;
+    return page_size ? 0x40000000u / page_size + 1 : 0; /* page size 0: no database yet, no lock page */
 }
 
 #endif

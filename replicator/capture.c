@@ -295,7 +295,7 @@ int capture_now(struct capture *c, struct database *db, uint64_t deadline_ns, st
     return w.done ? 0 : err_set(e, -ETIMEDOUT, "changes of %s were not captured in time", db ? db->name : "some database");
 }
 
-void capture_close(struct capture *c)
+void capture_stop(struct capture *c)
 {
     if (!c)
         return;
@@ -304,6 +304,12 @@ void capture_close(struct capture *c)
     pthread_mutex_unlock(&c->lock);
     wake(c);
     pthread_join(c->thread, NULL);
+}
+
+void capture_close(struct capture *c)
+{
+    if (!c)
+        return;
     while (c->files) {
         struct capture_file *cf = c->files;
         c->files = cf->next;

@@ -7,6 +7,8 @@
 
 /* Starts the thread: connects to edgefs-fs (and again whenever that is restarted), watches the mount's directories. */
 int capture_open(struct node *n, struct capture **out, struct err *e);
+/* Ends the thread; requests are still taken, and lie. Then, when nobody can make any: capture_close. */
+void capture_stop(struct capture *c);
 void capture_close(struct capture *c);
 
 /* Asks for a look at a database (any thread; does not wait). */

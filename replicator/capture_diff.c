@@ -125,8 +125,13 @@ static int record_difference(struct node *n, struct database *db, struct scan *s
         .read = read_page,
         .ctx = &reader,
     };
+    bool empty = r->commit == 0;
+    if (empty) /* 0 bytes: a database without a page, and without a page size */
+        tx.page_size = st.page_size;
     rc = enc && reader.page ? list_changed(db, r, &tx, e) : err_errno(e, ENOMEM, "diff");
-    if (!rc && (tx.n_pages || st.commit != r->commit || st.txid == 0)) {
+    if (!rc && empty && !st.txid)
+        rc = 0; /* nothing was ever in it: there is nothing to replicate yet */
+    else if (!rc && (tx.n_pages || st.commit != r->commit || st.txid == 0)) {
         rc = tx_record(n, db, &tx, enc, e);
         if (!rc)
             log_debug("capture", "%s: %u of %u pages differ", db->name, tx.n_pages, r->commit);
@@ -159,6 +164,8 @@ static void mark_result(struct node *n, struct database *db, int rc, const struc
         database_mark(db, DATABASE_OK,
                       "journal_mode is not WAL: changes are found by comparing all pages after each one (slow, and several transactions may "
                       "become one); PRAGMA journal_mode=WAL is what this file system is made for");
+    else if (rc == 0 && !database_dbstate(db)->txid)
+        database_mark(db, DATABASE_UNKNOWN, NULL); /* an empty file */
     else if (rc == 0)
         database_mark(db, DATABASE_OK, NULL);
     else if (rc == ERR_NOT_DATABASE)
@@ -225,7 +232,7 @@ void capture_diff_job(struct node *n, struct database *db, uint64_t attempt)
     pthread_mutex_unlock(&db->lock);
     if (again && mapped)
         walview_close(db, &v);
-    if (again && worker_post(n->worker, capture_diff_job, db, attempt + 1, MIN(RETRY_NS << MIN(attempt, 5u), 1000000000u)))
+    if (again && worker_post(n->differ, capture_diff_job, db, attempt + 1, MIN(RETRY_NS << MIN(attempt, 5u), 1000000000u)))
         log_error("capture", "%s: no memory to try again", db->name);
     capture_notice(n->capture, db);
 }

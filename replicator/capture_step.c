@@ -67,7 +67,7 @@ static void start_diff_locked(struct capture *c, struct capture_file *cf)
     }
     unmap(c, cf);
     cf->mode = CAPTURE_DIFFING;
-    if (worker_post(c->node->worker, capture_diff_job, cf->db, 0, 0)) {
+    if (worker_post(c->node->differ, capture_diff_job, cf->db, 0, 0)) {
         cf->mode = CAPTURE_IDLE;
         cf->diff_ns = now_ns() + CAPTURE_QUIET_NS;
     }
@@ -276,7 +276,11 @@ void capture_wal_vanishes(struct capture *c, struct capture_file *cf)
     } else if (cf->mode == CAPTURE_DIFFING) {
         cf->diff_again = true;
     } else {
-        cf->diff_ns = now_ns(); /* never saw that WAL */
+        struct err e; /* opened and closed again before it could be mapped */
+        cf->mode = CAPTURE_IDLE;
+        if (database_load(c->node->databases, cf->db, &e) || database_dbstate(cf->db)->wal_frame ||
+            capture_wal_closed(c->wal, c->node, cf->db, &e))
+            cf->diff_ns = now_ns();
     }
     pthread_mutex_unlock(&cf->db->lock);
 }

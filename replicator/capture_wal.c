@@ -4,6 +4,8 @@
 #include "lib/util.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
 
 #define CHUNK_BYTES (1u << 20)  /* read at once; a change that fits is never read twice */
 #define FRAMES_AT_ONCE 65536u   /* a record holds about this many frames, unless one transaction is longer */
@@ -232,6 +234,60 @@ int capture_wal_run(struct capture_wal *c, struct node *n, struct database *db, 
             if (db_fd < 0)
                 return err_errno(e, errno, "open %s", db->name);
         }
+        rc = read_page(c, &tx.pages[i], &page, e);
+        if (!rc)
+            tx.pages[i].sum = page_checksum(tx.pages[i].pgno, page, tx.page_size);
+    }
+    return rc ? rc : tx_record(n, db, &tx, c->enc, e);
+}
+
+/* Lists the pages of all frames of the WAL's present generation. */
+static int list_all_frames(struct capture_wal *c, const struct wal_header *h, struct tx *tx, struct err *e)
+{
+    struct wal_frame_header fh;
+    uint8_t buf[WAL_FRAME_HEADER_SIZE];
+    for (uint32_t f = 1; pread(c->view->wal_fd, buf, sizeof buf, wal_frame_offset(f, c->page_size)) == (ssize_t)sizeof buf; f++) {
+        wal_frame_header_decode(buf, &fh);
+        if (fh.salt1 != h->salt1 || fh.salt2 != h->salt2 || fh.pgno == 0)
+            break;
+        int rc = add_page(c, tx->n_pages++, fh.pgno, 0, e);
+        if (rc)
+            return rc;
+        tx->ntx += fh.commit != 0;
+    }
+    return 0;
+}
+
+int capture_wal_closed(struct capture_wal *c, struct node *n, struct database *db, struct err *e)
+{
+    const struct dbstate *old = database_dbstate(db);
+    char name[LAYOUT_NAME_MAX + sizeof LAYOUT_WAL];
+    struct stat st;
+    struct walview v = {.shm_fd = -1};
+    struct tx tx = {.page_size = old->page_size, .wal_mode = 1, .read = read_page, .ctx = c};
+    snprintf(name, sizeof name, "%s%s", db->name, LAYOUT_WAL);
+    _cleanup_fd_ int wal_fd = openat(n->db_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    _cleanup_fd_ int db_fd = openat(n->db_fd, db->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (wal_fd < 0 || db_fd < 0 || fstat(wal_fd, &st))
+        return err_errno(e, errno, "open %s", name);
+    if (st.st_size == 0)
+        return 0; /* somebody only read */
+    v.wal_fd = wal_fd;
+    if (!old->txid || walview_header(&v) || v.header.page_size != old->page_size || fstat(db_fd, &st))
+        return err_set(e, ERR_GONE, "%s cannot be read", name);
+    c->view = &v;
+    c->page_size = old->page_size;
+    c->db_fd = db_fd;
+    c->chunk_frames = 0;
+    int rc = list_all_frames(c, &v.header, &tx, e);
+    if (rc || !tx.ntx)
+        return rc;
+    tx.commit = (uint32_t)(st.st_size / old->page_size);
+    tx.pages = c->pages;
+    newest_only(&tx);
+    rc = add_unframed(c, &tx, MIN(old->commit, tx.commit), e);
+    for (uint32_t i = 0; i < tx.n_pages && !rc; i++) {
+        const uint8_t *page;
         rc = read_page(c, &tx.pages[i], &page, e);
         if (!rc)
             tx.pages[i].sum = page_checksum(tx.pages[i].pgno, page, tx.page_size);

@@ -16,4 +16,8 @@ void capture_wal_close(struct capture_wal *c);
 int capture_wal_run(struct capture_wal *c, struct node *n, struct database *db, struct walview *v, const struct walindex_header *h,
                     struct err *e);
 
+/* For a WAL that is about to be removed and was never mapped: everything in it has been copied into the database file. Captures the pages that
+ * its frames name, as the database file has them now. db->lock is held. ERR_GONE: compare all pages instead. */
+int capture_wal_closed(struct capture_wal *c, struct node *n, struct database *db, struct err *e);
+
 #endif

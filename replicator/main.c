@@ -28,15 +28,37 @@ struct program {
     struct event_base *base;
     struct api *api;
     struct keeper *keeper;
+    uint64_t stop_ns;
 };
 
-static void stop_loop(evutil_socket_t fd, short what, void *arg)
+#define STOP_NS 3000000000u /* how long an orderly end waits for the last changes to get out */
+
+/* The last changes are captured; the loop runs on until every connected replica has them. */
+static void stop_when_sent(evutil_socket_t fd, short what, void *arg)
 {
     struct program *p = arg;
     (void)fd;
     (void)what;
-    atomic_store(&p->node.stopping, true);
-    event_base_loopbreak(p->base);
+    if (replicas_received(p->node.replicas) >= rlog_last(p->node.rlog).lsn || now_ns() >= p->stop_ns)
+        event_base_loopbreak(p->base);
+}
+
+static void stop_loop(evutil_socket_t fd, short what, void *arg)
+{
+    struct program *p = arg;
+    struct err e;
+    (void)fd;
+    (void)what;
+    if (atomic_exchange(&p->node.stopping, true))
+        return;
+    p->stop_ns = now_ns() + STOP_NS;
+    if (node_role(&p->node) == NODE_PRIMARY && capture_now(p->node.capture, NULL, p->stop_ns, &e))
+        log_warn("main", "%s: the next start will find them", e.text);
+    struct event *ev = event_new(p->base, -1, EV_PERSIST, stop_when_sent, p);
+    if (ev && node_role(&p->node) == NODE_PRIMARY)
+        event_add(ev, &(struct timeval){.tv_usec = 2000});
+    else
+        event_base_loopbreak(p->base);
 }
 
 static void launcher_gone(evutil_socket_t fd, short what, void *arg)
@@ -60,6 +82,8 @@ static int start_threads(struct program *p, struct err *e)
         rc = startup_role(n, e);
     if (!rc)
         rc = worker_open(n, &n->worker, e);
+    if (!rc)
+        rc = worker_open(n, &n->differ, e);
     if (!rc)
         rc = image_client_open(n, e);
     if (!rc)
@@ -98,8 +122,10 @@ static void stop_threads(struct program *p)
     keeper_close(p->keeper);
     follower_close(n->follower);
     image_client_close(n);
-    capture_close(n->capture);
+    capture_stop(n->capture); /* it posts jobs, and jobs post to it: neither is freed before both stand still */
     worker_close(n->worker);
+    worker_close(n->differ);
+    capture_close(n->capture);
     if (node_role(n) != NODE_STARTING)
         databases_each(n->databases, close_file, n);
     fences_close(n->fences);

@@ -51,7 +51,8 @@ struct node {
     struct sequencer *sequencer;
     struct epochs *epochs;
     struct databases *databases;
-    struct worker *worker;
+    struct worker *worker; /* short jobs */
+    struct worker *differ; /* jobs that read whole databases */
     struct hooks *hooks;
     struct fences *fences;
     struct capture *capture;

@@ -232,6 +232,17 @@ uint64_t replicas_need(struct replicas *r)
     return need;
 }
 
+uint64_t replicas_received(struct replicas *r)
+{
+    uint64_t low = UINT64_MAX;
+    pthread_mutex_lock(&r->lock);
+    for (struct replica *p = r->by_name; p; p = p->hh.next)
+        if (p->streams)
+            low = MIN(low, p->received);
+    pthread_mutex_unlock(&r->lock);
+    return low;
+}
+
 static int by_name(struct replica *a, struct replica *b)
 {
     return strcmp(a->name, b->name);

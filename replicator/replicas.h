@@ -26,6 +26,8 @@ bool replicas_find(struct replicas *r, const char *node, char *url);
 int replicas_wait_applied(struct replicas *r, const char *node, uint64_t lsn, uint64_t deadline_ns);
 /* Lowest LSN that a connected replica still needs (durable + 1); UINT64_MAX if none is connected. */
 uint64_t replicas_need(struct replicas *r);
+/* Lowest LSN that a connected replica has acknowledged as received; UINT64_MAX if none is connected. */
+uint64_t replicas_received(struct replicas *r);
 /* JSON array for status, a new reference. */
 json_t *replicas_json(struct replicas *r);
 

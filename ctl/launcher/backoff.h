@@ -4,9 +4,9 @@
 
 #include <stdint.h>
 
-#define BACKOFF_LIVED_NS UINT64_C(1000000000) /* who lives that long did not die of its start */
+#define BACKOFF_LIVED_NS UINT64_C(300000000) /* who lives that long did not die of its start */
 #define BACKOFF_FIRST_MS 10u
-#define BACKOFF_LAST_MS 1000u
+#define BACKOFF_LAST_MS 400u /* back within a second, whatever happens */
 
 struct backoff {
     uint32_t delay_ms; /* of the last death; 0: none yet, or it had lived long enough */

@@ -196,8 +196,9 @@ static void step_start(struct supervisor *s, uint64_t now, bool due)
     } else if (s->state == STATE_REPLICATOR && s->children[REPLICATOR].state == CHILD_READY) {
         start_app(s, now);
     } else if (s->state == STATE_REPLICATOR && due) {
-        log_warn("launcher", "still waiting for edgefs-replicator to be ready%s (since %llu s)",
-                 s->o->app ? ", before the application is started" : "", (unsigned long long)((now - s->began) / SECOND));
+        log_warn("launcher", "still waiting for edgefs-replicator (since %llu s): it has not told edgefs-fs this node's role yet%s",
+                 (unsigned long long)((now - s->began) / SECOND), s->o->app ? "; the application is started after that" : "");
+        (void)notify_manager("EXTEND_TIMEOUT_USEC=120000000\nSTATUS=waiting for edgefs-replicator"); /* nobody has to listen */
         s->due = now + REPLICATOR_NEWS_NS;
     }
 }

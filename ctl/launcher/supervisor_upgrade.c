@@ -66,8 +66,11 @@ void upgrade_step(struct supervisor *s, uint64_t now)
     if (s->state != STATE_UP) {
         finish(s, '!', "the node is stopping");
     } else if (c->state == CHILD_READY && c->pid != u->old_pid) {
-        snprintf(text, sizeof text, "%s: %s (pid %d) -> %s (pid %d), ready after %llu ms", c->spec.name, version_of(u->old_version),
-                 (int)u->old_pid, version_of(c->version), (int)c->pid, (unsigned long long)((now - u->began) / MS));
+        char old[CHILD_VERSION_MAX + 32] = "was down";
+        if (u->old_pid)
+            snprintf(old, sizeof old, "%s (pid %d)", version_of(u->old_version), (int)u->old_pid);
+        snprintf(text, sizeof text, "%s: %s -> %s (pid %d), ready after %llu ms", c->spec.name, old, version_of(c->version), (int)c->pid,
+                 (unsigned long long)((now - u->began) / MS));
         log_info("launcher", "upgrade: %s", text);
         control_say(&s->control, u->client, '+', "%s", text);
         if (u->step == FS)

@@ -276,7 +276,8 @@ static void on_kick(evutil_socket_t fd, short what, void *arg)
 static void input_late(struct http_conn *c)
 {
     c->in_deadline = 0;
-    c->server->stats.timed_out++;
+    if (c->state != CONN_LINGER) /* there it is how waiting ends */
+        c->server->stats.timed_out++;
     bool answer = (c->state == CONN_HEAD && c->guard.length) || (c->state == CONN_BODY && !(c->req && c->req->started));
     if (answer)
         http_conn_refuse(c, 408, c->state == CONN_HEAD ? "the request's header did not arrive in time"

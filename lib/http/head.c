@@ -51,8 +51,6 @@ static int on_value_complete(llhttp_t *l)
     struct parse *p = l->data;
     struct http_field *f = &p->h->fields[p->h->n_fields];
     const char *v = p->block + f->value;
-    if (!p->in_value)
-        f->value = (uint16_t)(f->name + f->name_len);
     while (f->value_len && (*v == ' ' || *v == '\t')) {
         v++;
         f->value++;
@@ -60,6 +58,8 @@ static int on_value_complete(llhttp_t *l)
     }
     while (f->value_len && (v[f->value_len - 1] == ' ' || v[f->value_len - 1] == '\t'))
         f->value_len--;
+    if (!f->value_len) /* llhttp places an empty value behind its line, where the next name begins */
+        f->value = (uint16_t)(f->name + f->name_len);
     p->in_value = false;
     if (++p->h->n_fields < HTTP_FIELDS_MAX)
         p->h->fields[p->h->n_fields] = (struct http_field){0};

@@ -310,8 +310,10 @@ int http_write_evbuffer(struct http_request *req, struct evbuffer *buf)
         return ok;
     }
     int r = chunk_head(req, len);
-    if (r < 0)
+    if (r < 0) {
+        evbuffer_drain(buf, len);
         return r;
+    }
     if (evbuffer_add_buffer(req->conn->out, buf) < 0)
         return out_of_memory(req);
     return chunk_tail(req);

@@ -164,7 +164,7 @@ int http_start(struct http_request *req, int status, const char *content_type, i
  * http_write returns (one system call, no turn of the loop). 0; -EPIPE: the connection is gone; -EMSGSIZE: more than the length
  * announced (the reply is aborted); -ENOMEM, -errno (the reply is aborted). len 0 does nothing. */
 int http_write(struct http_request *req, const void *data, size_t len);
-/* Moves all of buf (the caller keeps the empty buffer). */
+/* Moves all of buf; the caller keeps the buffer, which is empty afterwards, also on failure. */
 int http_write_evbuffer(struct http_request *req, struct evbuffer *buf);
 /* len bytes of a regular file from off on, by sendfile. fd stays the caller's (it is dup'ed; its file position is not used).
  * The bytes must stay as they are until they are sent; if the file ends early the reply is aborted. */

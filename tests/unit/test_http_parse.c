@@ -346,7 +346,7 @@ static void head_fields_are_found_and_trimmed(void **state)
 {
     (void)state;
     struct http_head h;
-    const char *text = "POST /p?x HTTP/1.1\r\nHost: h\r\nEmpty:\r\nSpaces: \t a  b \t\r\nContent-Length: 12\r\nConnection: close\r\n"
+    const char *text = "POST /p?x HTTP/1.1\r\nHost: h\r\nEmpty: \r\nSpaces: \t a  b \t\r\nContent-Length: 12\r\nConnection: close\r\n"
                        "Upgrade: websocket\r\nLast:x\r\n\r\n";
     assert_int_equal(head_of(text, &h), 0);
     assert_int_equal(h.method, HTTP_M_POST);
@@ -361,6 +361,9 @@ static void head_fields_are_found_and_trimmed(void **state)
     i = http_head_find(&h, text, "last", 0);
     assert_int_equal(h.fields[i].value_len, 1);
     assert_memory_equal(text + h.target, "/p?x", h.target_len);
+    for (i = 0; i < h.n_fields; i++) /* each field lies within its own line, empty or not */
+        assert_true(h.fields[i].value >= h.fields[i].name + h.fields[i].name_len &&
+                    (i + 1 == h.n_fields || h.fields[i].value + h.fields[i].value_len < h.fields[i + 1].name));
     assert_int_equal(http_head_find(&h, text, "absent", 0), -1);
 }
 

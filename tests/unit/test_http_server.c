@@ -122,6 +122,11 @@ static void requests_are_decoded_for_handlers(void **state)
     assert_memory_equal(json_string_value(json_object_get(j, "peer")), "127.0.0.1:", 10);
     json_decref(j);
     reply_free(&r);
+    r = ask(fd, "GET /show HTTP/1.1\r\nHost: x\r\nEmpty: \r\nX-Probe:\r\nBlank: \t \r\nX-Probe: second\r\n\r\n");
+    j = json_loads(r.body, 0, NULL);
+    assert_string_equal(json_string_value(json_object_get(j, "probe")), "");
+    json_decref(j);
+    reply_free(&r);
     r = ask(fd, "DELETE http://other.example:1/show HTTP/1.1\r\nHost: other.example\r\n\r\n");
     j = json_loads(r.body, 0, NULL);
     assert_string_equal(json_string_value(json_object_get(j, "method")), "DELETE");
