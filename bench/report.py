@@ -7,8 +7,7 @@ import sqlite3
 import subprocess
 from dataclasses import dataclass, field
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(HERE)
+import harness
 
 
 @dataclass
@@ -41,7 +40,7 @@ def machine(folder):
     with open("/proc/meminfo") as f:
         memory = f"{int(f.readline().split()[1]) / 1048576:.0f} GiB"
     kind, source = (command("findmnt", "-n", "-o", "FSTYPE,SOURCE", "-T", folder).split() + ["?", "?"])[:2]
-    version = command(os.path.join(ROOT, "build", "edgefs"), "version").splitlines()
+    version = command(harness.EDGEFS, "version").splitlines()
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "EdgeFS": version[0] if version else "?",

@@ -283,7 +283,7 @@ def poll(fn, timeout, what, pause=0.002):
             return value, before
         before = at
         if at > deadline:
-            raise AssertionError(f"not within {timeout} s: {what}")
+            raise AssertionError(f"not within {timeout} s: {what() if callable(what) else what}")
         time.sleep(pause)
 
 

@@ -199,11 +199,14 @@ void passthrough_reclaim(struct fs *fs, int fd)
     table_unlock(fs->table);
 }
 
+/* No flush on close (FOPEN_NOFLUSH): otherwise every close(2) writes mapped pages back through us and waits, also the closes on exec
+ * and exit of whoever inherited the descriptor. The launcher, that keeps fence descriptors, could then never start our successor: its
+ * exec would wait for the one that it is to become. Unmapping, fsync and msync still write back. */
 #if LIBRARY_KNOWS_PASSTHROUGH
 
 static struct fuse_file_info file_info(uint64_t fh, int32_t backing_id)
 {
-    struct fuse_file_info fi = {.fh = fh, .backing_id = backing_id};
+    struct fuse_file_info fi = {.fh = fh, .backing_id = backing_id, .noflush = 1};
     if (fh & FH_VIRTUAL)
         fi.direct_io = 1;
     else if (!backing_id)
@@ -231,9 +234,9 @@ static struct fuse_open_out open_out(uint64_t fh, int32_t backing_id)
     if (fh & FH_VIRTUAL)
         o.open_flags = FOPEN_DIRECT_IO;
     else if (!backing_id)
-        o.open_flags = FOPEN_KEEP_CACHE;
+        o.open_flags = FOPEN_KEEP_CACHE | FOPEN_NOFLUSH;
     else {
-        o.open_flags = FOPEN_PASSTHROUGH;
+        o.open_flags = FOPEN_PASSTHROUGH | FOPEN_NOFLUSH;
         o.padding = (uint32_t)backing_id; /* backing_id in newer headers */
     }
     return o;

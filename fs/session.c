@@ -121,10 +121,20 @@ static void *spare(void *arg)
 
 /* ---- workers ---- */
 
+/* READ_SIZE bytes for requests, every page of it there already: when the kernel copies a request and has to wait for a page, and this
+ * process is killed at that moment, it does not send the request again but fails it: the application would see EIO. NULL: no memory. */
+static void *request_buffer(void)
+{
+    void *bytes = malloc(READ_SIZE);
+    if (bytes)
+        memset(bytes, 0xff, READ_SIZE); /* not zero: calloc would leave the pages to the first use */
+    return bytes;
+}
+
 static void *work(void *arg)
 {
     struct session *s = arg;
-    struct fuse_buf buf = {0};
+    struct fuse_buf buf = {.mem = request_buffer()}; /* NULL: libfuse tries again */
     while (!fuse_session_exited(s->se)) {
         int n = fuse_session_receive_buf(s->se, &buf);
         if (n == -EINTR || n == -EAGAIN)
@@ -337,7 +347,7 @@ static int take_over(struct session *s, void *bytes, struct err *e)
 
 static int begin(struct session *s, struct err *e)
 {
-    void *bytes = malloc(READ_SIZE);
+    void *bytes = request_buffer();
     if (!bytes)
         return err_set(e, -ENOMEM, "out of memory");
     int rc = set_nonblocking(s->fs->dev_fd, false, e); /* a predecessor may have died with it set */

@@ -313,6 +313,7 @@ int api_open(struct node *n, struct event_base *base, struct api **out, struct e
     a->node = n;
     a->base = base;
     TAILQ_INIT(&a->waiters);
+    pthread_mutex_init(&a->lock, NULL);
     int rc = listen_on(a, e);
     n->http = a->http;
     if (!rc)
@@ -331,19 +332,38 @@ int api_open(struct node *n, struct event_base *base, struct api **out, struct e
     return 0;
 }
 
-void api_close(struct api *a)
+int api_post(struct api *a, void (*fn)(void *arg), void *arg)
 {
-    if (!a)
+    pthread_mutex_lock(&a->lock); /* while it is held the server is there */
+    int rc = a->stopped ? -ESHUTDOWN : http_server_post(a->http, fn, arg);
+    pthread_mutex_unlock(&a->lock);
+    return rc;
+}
+
+void api_stop(struct api *a)
+{
+    if (!a || a->stopped)
         return;
     jobs_close(a->urgent);
     jobs_close(a->jobs);
     a->urgent = a->jobs = NULL; /* what ends below finds no pool, and does the rest itself */
     api_wait_close(a);
     stream_server_stop(a->streams);
+    pthread_mutex_lock(&a->lock);
+    a->stopped = true;
+    pthread_mutex_unlock(&a->lock);
     http_server_close(a->http);
+}
+
+void api_close(struct api *a)
+{
+    if (!a)
+        return;
+    api_stop(a);
     stream_server_close(a->streams);
     a->node->http = NULL;
     a->node->streams = NULL;
+    pthread_mutex_destroy(&a->lock);
     free(a);
 }
 

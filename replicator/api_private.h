@@ -20,7 +20,12 @@ struct api {
     struct jobs *urgent; /* the target's half of a promotion: waits for nothing else */
     TAILQ_HEAD(, waiter) waiters; /* api_wait.c */
     struct event *wait_timer;
+    pthread_mutex_t lock; /* guards stopped */
+    bool stopped;         /* there is no HTTP server any more */
 };
+
+/* Any thread: http_server_post, or -ESHUTDOWN once the API is stopped. */
+int api_post(struct api *a, void (*fn)(void *arg), void *arg);
 
 /* A request that is answered after work in another thread, or when something has happened. Whoever is last, the work or the request's
  * end, frees it. */

@@ -33,8 +33,10 @@ static void on_done(void *ctx, const struct promotion_result *r)
 {
     struct promoting *p = ctx;
     p->result = *r;
-    if (http_server_post(p->call->api->http, promoted, p)) /* the caller sees a time-out; what happened is in the log and in status */
-        log_error("api", "no memory for the answer to a promotion (status %d %s)", r->status, r->text);
+    if (api_post(p->call->api, promoted, p)) { /* this node stops: nobody is left to be answered */
+        log_info("api", "a promotion ended when nobody could be told any more (status %d %s)", r->status, r->text);
+        free(p);
+    }
 }
 
 static void already_primary(struct http_request *req, struct node *n)

@@ -552,7 +552,7 @@ int apply_each_page(struct node *n, const char *name, uint64_t from, uint64_t to
     int64_t offset;
     struct ltx_decoder *dec = ltx_decoder_new();
     int rc = !dec ? err_errno(e, ENOMEM, "image") : from > to ? 0 : rlog_seek(n->rlog, from, &c, e);
-    while (!rc && h.pos.lsn < to && (rc = rlog_next(n->rlog, &c, &h, &offset, e)) > 0) {
+    while (!rc && from <= to && h.pos.lsn < to && (rc = rlog_next(n->rlog, &c, &h, &offset, e)) > 0) {
         rc = 0;
         if (strcmp(h.name, name) != 0)
             continue;

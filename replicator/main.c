@@ -118,7 +118,7 @@ static int close_file(void *ctx, struct database *db)
 static void stop_threads(struct program *p)
 {
     struct node *n = &p->node;
-    api_close(p->api);
+    api_stop(p->api);
     keeper_close(p->keeper);
     follower_close(n->follower);
     image_client_close(n);
@@ -126,6 +126,7 @@ static void stop_threads(struct program *p)
     worker_close(n->worker);
     worker_close(n->differ);
     capture_close(n->capture);
+    api_close(p->api);
     if (node_role(n) != NODE_STARTING)
         databases_each(n->databases, close_file, n);
     fences_close(n->fences);

@@ -41,7 +41,8 @@ struct stream {
 
 struct stream_server {
     struct node *node;
-    struct http_wake *wake;
+    pthread_mutex_t lock;   /* guards wake */
+    struct http_wake *wake; /* NULL: stopped */
     struct event *heartbeat;
     LIST_HEAD(, stream) streams;
     atomic_uint count;
@@ -217,7 +218,7 @@ static void pump(struct stream *st)
     uint64_t turn = 0;
     while (!st->ended && http_pending(st->req) < HIGH_WATER) {
         if (turn >= TURN_MAX) {
-            http_wake(st->server->wake);
+            stream_server_wake(st->server);
             break;
         }
         long n = st->glob[0] ? send_filtered(st, &e) : send_span(st, &e);
@@ -257,8 +258,12 @@ static void on_drain(struct http_request *req, void *arg)
 void stream_server_wake(void *stream_server)
 {
     struct stream_server *s = stream_server;
-    if (atomic_load_explicit(&s->count, memory_order_seq_cst))
+    if (!atomic_load_explicit(&s->count, memory_order_seq_cst))
+        return;
+    pthread_mutex_lock(&s->lock); /* waits for nobody but another wake, and the end of the process */
+    if (s->wake)
         http_wake(s->wake);
+    pthread_mutex_unlock(&s->lock);
 }
 
 static void on_heartbeat(evutil_socket_t fd, short what, void *arg)
@@ -431,6 +436,7 @@ int stream_server_open(struct node *n, struct event_base *base, struct stream_se
         return err_errno(e, ENOMEM, "streams");
     s->node = n;
     LIST_INIT(&s->streams);
+    pthread_mutex_init(&s->lock, NULL);
     s->piece.data = malloc(SENDFILE_MIN);
     s->wake = http_wake_new(n->http, pump_all, s);
     s->heartbeat = event_new(base, -1, EV_PERSIST, on_heartbeat, s);
@@ -442,7 +448,6 @@ int stream_server_open(struct node *n, struct event_base *base, struct stream_se
         free(s);
         return err_errno(e, ENOMEM, "streams");
     }
-    sequencer_on_append(n->sequencer, stream_server_wake, s);
     *out = s;
     return 0;
 }
@@ -455,8 +460,10 @@ void stream_server_stop(struct stream_server *s)
     if (s->heartbeat)
         event_free(s->heartbeat);
     s->heartbeat = NULL;
+    pthread_mutex_lock(&s->lock);
     http_wake_free(s->wake);
     s->wake = NULL;
+    pthread_mutex_unlock(&s->lock);
     for (st = LIST_FIRST(&s->streams); st; st = next) {
         next = LIST_NEXT(st, link);
         goodbye(st, "this node stops");
@@ -467,6 +474,7 @@ void stream_server_close(struct stream_server *s)
 {
     if (!s)
         return;
+    pthread_mutex_destroy(&s->lock);
     free(s->piece.data);
     free(s);
 }
@@ -502,11 +510,14 @@ void stream_server_handoff(struct stream_server *s, const char *primary, const c
     json_t *o = json_pack("{s:s,s:s,s:I}", "primary", primary, "url", url, "epoch", (json_int_t)epoch);
     if (h && o) {
         *h = (struct handoff){s, o};
-        if (http_server_post(s->node->http, do_handoff, h) == 0)
+        pthread_mutex_lock(&s->lock); /* while it is held the HTTP server is there */
+        int rc = s->wake ? http_server_post(s->node->http, do_handoff, h) : -ESHUTDOWN;
+        pthread_mutex_unlock(&s->lock);
+        if (!rc)
             return;
     }
     /* Without it the replicas learn of the new primary from the configuration's other nodes. */
-    log_warn("stream", "no memory to tell the replicas about the new primary %s", primary);
+    log_warn("stream", "the replicas could not be told about the new primary %s", primary);
     json_decref(o);
     free(h);
 }

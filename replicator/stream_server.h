@@ -14,12 +14,12 @@ struct event_base;
 struct http_request;
 struct stream_server;
 
-/* n->http, n->rlog, n->replicas and n->epochs are set. Registers stream_server_wake with n->sequencer: before other threads run. */
+/* n->http, n->rlog, n->replicas and n->epochs are set. The caller registers stream_server_wake with the sequencer. */
 int stream_server_open(struct node *n, struct event_base *base, struct stream_server **out, struct err *e);
-/* Says GOODBYE to every stream and ends it. The loop's thread, while n->http is still open; what is being sent is lost if the server
- * is closed next. */
+/* Says GOODBYE to every stream and ends it; from then on wakes and hand-overs do nothing. The loop's thread, before n->http is
+ * closed; what has not been sent when it is closed is lost. */
 void stream_server_stop(struct stream_server *s);
-/* After n->http was closed (so no stream is left) and no other thread appends to the log any more. */
+/* After stream_server_stop, when n->http is closed and no other thread appends to the log any more. */
 void stream_server_close(struct stream_server *s);
 /* The route's handler; ctx is the stream_server. */
 void stream_server_handle(struct http_request *req, void *ctx);

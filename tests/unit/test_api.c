@@ -14,6 +14,7 @@
 #include "replicator/import.h"
 #include "replicator/metrics.h"
 #include "replicator/replicas.h"
+#include "replicator/stream_server.h"
 #include "replicator/worker.h"
 #include <dirent.h>
 #include <errno.h>
@@ -84,12 +85,14 @@ static int setup(void **state)
     assert_int_equal(databases_open(n->sums_fd, &n->databases, &e), 0);
     assert_int_equal(replicas_open(&n->replicas, &e), 0);
     assert_int_equal(worker_open(n, &n->worker, &e), 0);
+    assert_int_equal(worker_open(n, &n->differ, &e), 0);
     assert_int_equal(hooks_open(n, &n->hooks, &e), 0);
     atomic_store(&n->role, NODE_PRIMARY);
     evthread_use_pthreads();
     w->base = event_base_new();
     if (api_open(n, w->base, &w->api, &e))
         fail_msg("%s", e.text);
+    sequencer_on_append(n->sequencer, stream_server_wake, n->streams);
     assert_int_equal(capture_open(n, &n->capture, &e), 0);
     assert_int_equal(capture_watch_all(n->capture, &e), 0);
     assert_int_equal(pthread_create(&w->loop, NULL, run_loop, w), 0);
@@ -111,10 +114,13 @@ static int teardown(void **state)
     http_server_post(w->n.http, stop_loop, w);
     pthread_join(w->loop, NULL);
     http_client_free(w->client);
+    api_stop(w->api);
+    capture_stop(w->n.capture);
+    worker_close(w->n.worker);
+    worker_close(w->n.differ);
+    capture_close(w->n.capture);
     api_close(w->api);
     event_base_free(w->base);
-    capture_close(w->n.capture);
-    worker_close(w->n.worker);
     hooks_close(w->n.hooks);
     replicas_close(w->n.replicas);
     databases_close(w->n.databases, true);
@@ -141,6 +147,31 @@ static int call(struct world *w, const char *method, const char *path, const voi
     if (http_client_request(w->client, method, url, NULL, body, len, r, &e))
         fail_msg("%s", e.text);
     return r->status;
+}
+
+static int keep(void *ctx, const void *p, size_t n)
+{
+    struct http_response *r = ctx;
+    size_t size = r->status ? (size_t)r->status : 1 << 20; /* of the buffer */
+    while (r->body_len + n > size)
+        size *= 2;
+    if (!r->body || size != (size_t)r->status)
+        r->body = realloc(r->body, size);
+    r->status = (int)size;
+    memcpy(r->body + r->body_len, p, n);
+    r->body_len += n;
+    return 0;
+}
+
+/* GET of something large. */
+static void download(struct world *w, const char *path, struct http_response *r)
+{
+    char url[2048];
+    struct err e;
+    *r = (struct http_response){0};
+    snprintf(url, sizeof url, "%s%s", w->base_url, path);
+    if (http_client_download(w->client, url, keep, r, NULL, &e))
+        fail_msg("%s", e.text);
 }
 
 static int status_of(struct world *w, const char *method, const char *path, const char *body)
@@ -304,7 +335,7 @@ static uint32_t check_image(struct world *w, const char *name)
     struct image_end end;
     uint32_t n = 0;
     snprintf(path, sizeof path, "/v1/databases/%s/image?format=pages", name);
-    assert_int_equal(call(w, "GET", path, NULL, 0, &r), 200);
+    download(w, path, &r);
     const uint8_t *p = (const uint8_t *)r.body, *limit = p + r.body_len;
     assert_int_equal(image_header_decode(p, &h), 0);
     p += IMAGE_HEADER_SIZE;
@@ -453,6 +484,12 @@ static void a_replica_sends_writers_to_the_primary(void **state)
     atomic_store(&w->n.role, NODE_PRIMARY);
 }
 
+#ifdef __SANITIZE_ADDRESS__
+#define WRITER_PAUSE_NS 10000000
+#else
+#define WRITER_PAUSE_NS 500000
+#endif
+
 struct writer {
     struct world *w;
     atomic_bool stop;
@@ -476,7 +513,7 @@ static void *write_rows(void *arg)
             wr->error = "write";
         wr->commits++;
         /* Nobody holds up a checkpoint for capture here, as edgefs-fs does: no faster than capture follows. */
-        nanosleep(&(struct timespec){.tv_nsec = 500000}, NULL);
+        nanosleep(&(struct timespec){.tv_nsec = WRITER_PAUSE_NS}, NULL);
     }
     sqlite3_close(db);
     return NULL;
@@ -496,7 +533,7 @@ static void images_of_a_database_that_is_being_written_are_exact(void **state)
     for (int i = 0; i < 12; i++) {
         assert_true(check_image(w, "busy.db") > 1000);
         struct http_response r;
-        assert_int_equal(call(w, "GET", "/v1/databases/busy.db/image?format=sqlite", NULL, 0, &r), 200);
+        download(w, "/v1/databases/busy.db/image?format=sqlite", &r);
         char path[128];
         snprintf(path, sizeof path, "%s/copy.db", w->dir);
         int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);

@@ -51,7 +51,19 @@ static void chunks(struct http_request *r, void *arg)
     http_end(r);
 }
 
+/* All fields as "name=value;" */
+static void list(struct http_request *r, void *arg)
+{
+    char text[1024] = "";
+    const char *name, *value;
+    (void)arg;
+    for (size_t i = 0; http_header_at(r, i, &name, &value); i++)
+        snprintf(text + strlen(text), sizeof text - strlen(text), "%s=%s;", name, value);
+    http_reply(r, 200, NULL, text, strlen(text));
+}
+
 static const struct http_route routes[] = {
+    {HTTP_M_GET, "/list", 0, list, NULL, 0},
     {HTTP_M_GET, "/hello", 0, hello, (void *)(uintptr_t) "hello", 0},
     {HTTP_M_GET, "/healthz", HTTP_OPEN, hello, (void *)(uintptr_t) "ok", 0},
     {HTTP_M_GET | HTTP_M_DELETE, "/show", 0, show, NULL, 0},
@@ -126,6 +138,9 @@ static void requests_are_decoded_for_handlers(void **state)
     j = json_loads(r.body, 0, NULL);
     assert_string_equal(json_string_value(json_object_get(j, "probe")), "");
     json_decref(j);
+    reply_free(&r);
+    r = ask(fd, "GET /list HTTP/1.1\r\nHost: x\r\nA: \r\nB:\r\nC:\t\t\r\nA: 2 \r\nLast:x\r\n\r\n");
+    assert_string_equal(r.body, "Host=x;A=;B=;C=;A=2;Last=x;");
     reply_free(&r);
     r = ask(fd, "DELETE http://other.example:1/show HTTP/1.1\r\nHost: other.example\r\n\r\n");
     j = json_loads(r.body, 0, NULL);
@@ -588,6 +603,29 @@ static void full_server_evicts_the_idle_and_refuses_when_all_are_busy(void **sta
     rig_close(&rig);
 }
 
+static void ipv6_is_served(void **state)
+{
+    (void)state;
+    struct http_server_options o = {.host = "::1"};
+    struct sockaddr_in6 a = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+    int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof a) < 0) {
+        if (fd >= 0)
+            close(fd);
+        skip(); /* no IPv6 here */
+    }
+    close(fd);
+    rig_open(&rig, &o, routes, ARRAY_SIZE(routes));
+    a.sin6_port = htons(rig.port);
+    fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
+    struct reply r = ask(fd, "GET /show HTTP/1.1\r\nHost: [::1]:80\r\n\r\n");
+    assert_non_null(strstr(r.body, "\"peer\":\"[::1]:"));
+    reply_free(&r);
+    close(fd);
+    rig_close(&rig);
+}
+
 static void bad_options_are_refused(void **state)
 {
     (void)state;
@@ -624,6 +662,7 @@ int main(void)
         cmocka_unit_test(oversized_heads_and_targets_are_refused),
         cmocka_unit_test(slow_clients_run_into_time_outs),
         cmocka_unit_test(full_server_evicts_the_idle_and_refuses_when_all_are_busy),
+        cmocka_unit_test(ipv6_is_served),
         cmocka_unit_test(bad_options_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,6 +1,7 @@
 /* Streams over real sockets: replies with back-pressure, files, uploads, closed callbacks, wake-ups from other threads, stopping. */
 #include "test_http.h"
 
+#include <event2/buffer.h>
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -109,6 +110,25 @@ static void file(struct http_request *r, void *arg)
     http_end(r);
 }
 
+/* /buffers[?fixed]: evbuffers and writes mixed */
+static void buffers(struct http_request *r, void *arg)
+{
+    struct evbuffer *b = evbuffer_new();
+    (void)arg;
+    http_start(r, 200, NULL, http_query(r, "fixed") ? 3 * 100003 : HTTP_CHUNKED);
+    for (int i = 0; i < 3; i++) {
+        static char block[100000];
+        memset(block, 'a' + i, sizeof block);
+        evbuffer_add(b, block, sizeof block);
+        http_write(r, "-", 1);
+        if (http_write_evbuffer(r, b) != 0 || evbuffer_get_length(b) != 0 || http_write_evbuffer(r, b) != 0)
+            abort();
+        http_write(r, "+\n", 2);
+    }
+    evbuffer_free(b);
+    http_end(r);
+}
+
 static void wrong(struct http_request *r, void *arg)
 {
     const char *how = http_query(r, "how");
@@ -208,6 +228,7 @@ static void upload(struct http_request *r, void *arg)
 static const struct http_route routes[] = {
     {HTTP_M_GET, "/feed", HTTP_EOF_IS_GONE, feed, NULL, 0},
     {HTTP_M_GET, "/file", 0, file, NULL, 0},
+    {HTTP_M_GET, "/buffers", 0, buffers, NULL, 0},
     {HTTP_M_GET, "/wrong", 0, wrong, NULL, 0},
     {HTTP_M_GET, "/later", 0, later, NULL, 0},
     {HTTP_M_GET, "/never", 0, later, (void *)1, 0},
@@ -447,6 +468,28 @@ static void files_are_sent_from_any_offset(void **state)
     int probe = open("/dev/null", O_RDONLY);
     assert_true(probe < 20);
     close(probe);
+}
+
+static void evbuffers_keep_their_place_among_writes(void **state)
+{
+    (void)state;
+    open_rig();
+    int fd = dial(rig.port);
+    for (int fixed = 0; fixed < 2; fixed++) {
+        struct reply r = ask(fd, fixed ? "GET /buffers?fixed HTTP/1.1\r\nHost: x\r\n\r\n" : "GET /buffers HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert_int_equal(r.len, 3 * 100003);
+        for (size_t i = 0; i < r.len; i++) {
+            size_t k = i % 100003;
+            char want = k == 0 ? '-' : k == 100001 ? '+' : k == 100002 ? '\n' : (char)('a' + i / 100003);
+            if (r.body[i] != want)
+                fail_msg("byte %zu is wrong", i);
+        }
+        reply_free(&r);
+    }
+    struct reply r = ask(fd, "HEAD /buffers HTTP/1.1\r\nHost: x\r\n\r\n");
+    reply_free(&r);
+    close(fd);
+    rig_close(&rig);
 }
 
 static void send_upload(int fd, const char *query, size_t n, bool chunked)
@@ -696,6 +739,7 @@ int main(void)
         cmocka_unit_test(request_without_closed_callback_outlives_its_client),
         cmocka_unit_test(wrong_replies_are_cut_not_faked),
         cmocka_unit_test(files_are_sent_from_any_offset),
+        cmocka_unit_test(evbuffers_keep_their_place_among_writes),
         cmocka_unit_test(uploads_arrive_whole_in_pieces),
         cmocka_unit_test(paused_upload_stops_the_client),
         cmocka_unit_test(upload_may_be_refused_before_its_body),

@@ -73,6 +73,7 @@ static int setup(void **state)
     struct http_server_options ho = {.host = "127.0.0.1"};
     assert_int_equal(http_server_open(w->base, &ho, &route, 1, &n->http, &e), 0);
     assert_int_equal(stream_server_open(n, w->base, &w->streams, &e), 0);
+    sequencer_on_append(n->sequencer, stream_server_wake, w->streams);
     assert_int_equal(pthread_create(&w->loop, NULL, run_loop, w), 0);
     *state = w;
     return 0;
