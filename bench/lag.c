@@ -101,9 +101,10 @@ int main(int argc, char **argv)
         prctl(PR_SET_PDEATHSIG, 9ul, 0ul, 0ul, 0ul);
         uint64_t deadline = now_ns() + WAIT_NS;
         for (;;) { /* until the replica has the table */
-            sqlite3 *look = db_open(argv[2]);
+            sqlite3 *look = NULL;
             sqlite3_stmt *st = NULL;
-            bool there = sqlite3_prepare_v2(look, "SELECT max(id) FROM lag", -1, &st, NULL) == SQLITE_OK &&
+            bool there = sqlite3_open_v2(argv[2], &look, SQLITE_OPEN_READWRITE, NULL) == SQLITE_OK &&
+                         sqlite3_prepare_v2(look, "SELECT max(id) FROM lag", -1, &st, NULL) == SQLITE_OK &&
                          sqlite3_step(st) == SQLITE_ROW && sqlite3_column_int64(st, 0) >= base;
             sqlite3_finalize(st);
             sqlite3_close(look);

@@ -159,11 +159,13 @@ static int run(struct fs *fs, int table_fd, int hooks_fd, struct err *e)
     if (!fs->files || !fs->passthrough)
         return err_set(e, -ENOMEM, "out of memory");
     ops_sweep_orphans(fs, fresh);
-    rc = session_prepare(fs, e);
+    rc = session_open(fs, &operations, sizeof operations, e);
+    if (rc == 0 && !fresh)
+        passthrough_reclaim(fs, table_fd);
     if (rc == 0)
         rc = hookserver_start(fs, hooks_fd, !fresh && role_replicator_alive(fs), e);
     if (rc == 0)
-        rc = session_run(fs, &operations, sizeof operations, ready, e);
+        rc = session_run(fs, ready, e);
     return rc;
 }
 

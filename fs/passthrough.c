@@ -27,6 +27,9 @@ struct fuse_backing_map {
 
 #define RECLAIM_MAX 1024 /* ids that were given out but never recorded: one that leaked, and those of opens that failed */
 
+/* FOPEN_NOFLUSH on every file: otherwise close() first writes back what was stored through a mapping (fallback mode: the -shm file) and
+ * waits for edgefs-fs to take it. The launcher closes descriptors that it keeps for the replicator, and it is the launcher that has to
+ * start edgefs-fs again if it is dead: that close would wait for ever. */
 #define LIBRARY_KNOWS_PASSTHROUGH (FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17))
 
 struct passthrough {

@@ -38,12 +38,19 @@ struct collected {
     uint8_t bytes[] __attribute__((aligned(8)));
 };
 
+struct collection {
+    struct collected **item;
+    size_t n, room;
+};
+
 struct session {
     struct fs *fs;
     struct fuse_session *se;
     pthread_mutex_t mutex; /* guards the queue */
     pthread_cond_t more;
     struct session_work *head, **tail;
+    struct collection collected; /* unanswered requests of the predecessor */
+    bool took_over;
     int error; /* atomic; errno that ended a worker */
 };
 
@@ -243,11 +250,6 @@ static void run_collected(void *arg)
     free(c);
 }
 
-struct collection {
-    struct collected **item;
-    size_t n, room;
-};
-
 static int collect(struct fs *fs, struct collection *all, const void *bytes, size_t n)
 {
     if (all->n == all->room) {
@@ -318,30 +320,30 @@ static void start_collected(struct fs *fs, struct collection *all)
     for (size_t k = 0; k < all->n; k++)
         session_defer(fs, &all->item[k]->work, run_collected, all->item[k]);
     free(uniques);
+    free(all->item);
+    *all = (struct collection){0};
 }
 
 static int take_over(struct session *s, void *bytes, struct err *e)
 {
     struct fs *fs = s->fs;
-    struct collection all = {0};
+    struct collection *all = &s->collected;
     bool init = false;
     uint32_t state = table_shared(fs->table)->init_state;
     int rc = state == INIT_REPLIED ? replay_init(s, bytes, e) : 0;
     if (rc == 0)
         rc = ask_resend(fs, e);
     if (rc == 0)
-        rc = collect_resent(fs, bytes, &all, &init, e);
+        rc = collect_resent(fs, bytes, all, &init, e);
     if (rc == 0 && state == INIT_RECEIVED) {
         if (init) {
-            rc = answer_init(s, all.item[0]->bytes, all.item[0]->len, e);
-            free(all.item[0]);
-            all.item[0] = all.item[--all.n]; /* nothing else can have come before the answer */
+            rc = answer_init(s, all->item[0]->bytes, all->item[0]->len, e);
+            free(all->item[0]);
+            all->item[0] = all->item[--all->n]; /* nothing else can have come before the answer */
         } else
             rc = replay_init(s, bytes, e);
     }
-    if (rc == 0)
-        start_collected(fs, &all);
-    free(all.item);
+    s->took_over = rc == 0;
     return rc;
 }
 
@@ -376,29 +378,7 @@ static int new_session(struct session *s, const struct fuse_lowlevel_ops *ops, s
     return rc ? err_set(e, rc, "libfuse refuses the descriptor of /dev/fuse") : 0;
 }
 
-int session_run(struct fs *fs, const struct fuse_lowlevel_ops *ops, size_t ops_size, void (*ready)(struct fs *fs), struct err *e)
-{
-    struct session *s = fs->session;
-    int rc = new_session(s, ops, ops_size, e);
-    if (rc)
-        return rc;
-    rc = begin(s, e);
-    if (rc)
-        return rc;
-    pthread_t workers[SESSION_WORKERS];
-    for (int i = 0; i < SESSION_WORKERS; i++) {
-        rc = start_thread(work, s, &workers[i], e);
-        if (rc)
-            return rc;
-    }
-    ready(fs);
-    /* Whoever sees the end of the mount first ends the process: there is nothing to tidy up that a kill would leave. */
-    pthread_join(workers[0], NULL);
-    int error = __atomic_load_n(&s->error, __ATOMIC_RELAXED);
-    return error ? err_errno(e, error, "read /dev/fuse") : 0;
-}
-
-int session_prepare(struct fs *fs, struct err *e)
+int session_open(struct fs *fs, const struct fuse_lowlevel_ops *ops, size_t ops_size, struct err *e)
 {
     struct session *s = calloc(1, sizeof *s);
     if (!s)
@@ -408,12 +388,28 @@ int session_prepare(struct fs *fs, struct err *e)
     pthread_mutex_init(&s->mutex, NULL);
     pthread_cond_init(&s->more, NULL);
     fs->session = s;
-    for (int i = 0; i < SESSION_SPARE; i++) {
-        pthread_t id;
-        int rc = start_thread(spare, s, &id, e);
-        if (rc)
-            return rc;
-        pthread_detach(id);
-    }
-    return 0;
+    int rc = new_session(s, ops, ops_size, e);
+    if (rc == 0)
+        rc = begin(s, e);
+    return rc;
+}
+
+int session_run(struct fs *fs, void (*ready)(struct fs *fs), struct err *e)
+{
+    struct session *s = fs->session;
+    pthread_t id, first = 0;
+    int rc = 0;
+    for (int i = 0; i < SESSION_SPARE && rc == 0; i++)
+        rc = start_thread(spare, s, &id, e);
+    if (rc == 0 && s->took_over)
+        start_collected(fs, &s->collected);
+    for (int i = 0; i < SESSION_WORKERS && rc == 0; i++)
+        rc = start_thread(work, s, i ? &id : &first, e);
+    if (rc)
+        return rc;
+    ready(fs);
+    /* Whoever sees the end of the mount ends the process: there is nothing to tidy up that a kill would leave. */
+    pthread_join(first, NULL);
+    int error = __atomic_load_n(&s->error, __ATOMIC_RELAXED);
+    return error ? err_errno(e, error, "read /dev/fuse") : 0;
 }

@@ -11,12 +11,13 @@
 /* Exit status of edgefs-fs when this kernel cannot hand requests over to a successor (before 6.9). */
 #define SESSION_EXIT_NO_RESEND 3
 
-/* Makes fs->session and starts the spare threads: before hookserver_start and session_run. They live until the process ends. 0 or -errno. */
-int session_prepare(struct fs *fs, struct err *e);
+/* Makes fs->session and comes to terms with the kernel: waits for its INIT and answers it, or replays it and collects what a predecessor
+ * left unanswered. Requests are not served yet. 0 or -errno (-EOPNOTSUPP: SESSION_EXIT_NO_RESEND). */
+int session_open(struct fs *fs, const struct fuse_lowlevel_ops *ops, size_t ops_size, struct err *e);
 
-/* Serves until the mount is gone, then returns 0; -errno if it could not begin. Waits for the kernel's INIT, or replays it, and calls
- * ready() once requests are being served. Called once, on the main thread. */
-int session_run(struct fs *fs, const struct fuse_lowlevel_ops *ops, size_t ops_size, void (*ready)(struct fs *fs), struct err *e);
+/* Serves until the mount is gone, then returns 0; -errno if it could not begin, or go on. ready() is called once requests are being served.
+ * fs is complete by now. Called once, on the main thread. */
+int session_run(struct fs *fs, void (*ready)(struct fs *fs), struct err *e);
 
 /* Runs fn(arg) soon on a spare thread. w is part of something that lives until fn is called (and may be freed by it); its contents are
  * private. Never blocks; any thread, whatever locks it holds. */

@@ -79,6 +79,7 @@ void capture_map_job(struct node *n, struct database *db, uint64_t attempt)
 
 struct diff_reader {
     struct scan *scan;
+    uint32_t page_size;
     uint8_t *page;
 };
 
@@ -86,7 +87,10 @@ static int read_page(void *ctx, const struct tx_page *p, const uint8_t **page, s
 {
     struct diff_reader *r = ctx;
     *page = r->page;
-    return scan_page(r->scan, p->pgno, r->page, e);
+    int rc = scan_page(r->scan, p->pgno, r->page, e);
+    if (!rc && page_checksum(p->pgno, r->page, r->page_size) != p->sum)
+        rc = err_set(e, ERR_AGAIN_LATER, "page %u was written while it was being captured", p->pgno);
+    return rc;
 }
 
 /* The pages that differ from the tracked state (all of them when nothing usable is tracked). db->lock is held. */
@@ -112,7 +116,7 @@ static int record_difference(struct node *n, struct database *db, struct scan *s
     if (rc)
         return rc;
     struct dbstate st = *database_dbstate(db);
-    struct diff_reader reader = {.scan = s, .page = malloc(65536)};
+    struct diff_reader reader = {.scan = s, .page_size = r->page_size, .page = malloc(65536)};
     struct ltx_encoder *enc = ltx_encoder_new();
     struct tx tx = {
         .page_size = r->page_size,
@@ -201,11 +205,8 @@ void capture_diff_job(struct node *n, struct database *db, uint64_t attempt)
     pthread_mutex_unlock(&db->lock);
     /* Mapped before the scan lets go of slot 4, so that no frame can be lost in between. */
     bool mapped = false;
-    if (!rc && r.wal_mode && s) {
-        pthread_mutex_unlock(&db->sqlite); /* open_held may have to close, which takes it */
+    if (!rc && r.wal_held)
         mapped = open_held(n, db, &v, &e) == 0;
-        pthread_mutex_lock(&db->sqlite);
-    }
     scan_close(s);
     scan_result_free(&r);
     /* If the scan's connection was the only one, closing it has removed the WAL: what we mapped is of no use. */
@@ -220,8 +221,9 @@ void capture_diff_job(struct node *n, struct database *db, uint64_t attempt)
         attach(db, cf, &v);
     else if (!rc)
         settle_wal(n, db, cf);
-    bool again = cf->diff_again || rc == ERR_AGAIN_LATER || rc == -ENOSPC;
-    cf->diff_again = false;
+    /* A checkpoint that was let through meanwhile may have been followed by a restart that nobody held up. */
+    bool again = cf->diff_again || (cf->checkpoint_seen && !mapped) || rc == ERR_AGAIN_LATER || rc == -ENOSPC;
+    cf->diff_again = cf->checkpoint_seen = false;
     if (again) {
         cf->mode = CAPTURE_DIFFING;
         if (cf->view_open) { /* it will be opened again by the next run */

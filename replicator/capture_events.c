@@ -249,6 +249,7 @@ static void checkpoint_done(struct capture *c, struct capture_file *cf, uint64_t
 {
     pthread_mutex_lock(&cf->db->lock);
     bool can_wait = cf->mode != CAPTURE_DIFFING && cf->n_deferred < CAPTURE_DEFERRED_MAX;
+    cf->checkpoint_seen |= !can_wait;
     pthread_mutex_unlock(&cf->db->lock);
     if (!can_wait || node_role(c->node) != NODE_PRIMARY) {
         hooks_answer(c->node->hooks, id, 0, NULL);

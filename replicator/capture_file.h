@@ -27,6 +27,7 @@ struct capture_file {
     bool view_open;
     uint32_t covered;  /* frames up to here were captured when a hook or slot 4 held up any restart: see step() */
     bool diff_again;   /* a change came in while DIFFING */
+    bool checkpoint_seen; /* HOOK_CHECKPOINT was answered while DIFFING */
     /* capture thread only */
     bool dirty;            /* look at it in this round */
     bool recheck;          /* NAME-wal or NAME-shm was created or removed: is the view still the right one? */

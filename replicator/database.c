@@ -117,7 +117,11 @@ struct database *databases_get(struct databases *d, const char *name, struct err
         if (en) {
             memcpy(en->db.name, name, strlen(name) + 1);
             pthread_mutex_init(&en->db.lock, NULL);
-            pthread_mutex_init(&en->db.sqlite, NULL);
+            pthread_mutexattr_t recursive; /* closing takes it, also when an opening that holds it fails */
+            pthread_mutexattr_init(&recursive);
+            pthread_mutexattr_settype(&recursive, PTHREAD_MUTEX_RECURSIVE);
+            pthread_mutex_init(&en->db.sqlite, &recursive);
+            pthread_mutexattr_destroy(&recursive);
             HASH_ADD_STR(d->by_name, db.name, en);
             if (!en->hh.tbl) { /* no memory for the table */
                 pthread_mutex_destroy(&en->db.lock);

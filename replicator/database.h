@@ -37,7 +37,7 @@ struct database {
     char name[LAYOUT_NAME_MAX + 1]; /* constant */
     pthread_mutex_t lock;
     /* Held around every use of libsqlite3 on this database, and around every close(2) of a descriptor of its files: closing ANY
-     * descriptor of a file drops all POSIX locks that this process has on it, those of libsqlite3 too (fcntl(2)). Order: before `lock`. */
+     * descriptor of a file drops all POSIX locks that this process has on it, those of libsqlite3 too (fcntl(2)). Order: before `lock`. Recursive. */
     pthread_mutex_t sqlite;
     enum database_state state;
     char warning[256];   /* empty: none */

@@ -212,10 +212,25 @@ static int hand_over(struct promotion *p)
     return rc;
 }
 
+/* A node that has just changed its role, or was started, connects within moments: writers need not wait for that. */
+static int wait_connected(struct promotion *p)
+{
+    phase("waiting for the target to connect");
+    while (!replicas_find(p->n->replicas, p->target, p->url)) {
+        if (now_ns() >= p->deadline_ns || atomic_load(&p->n->stopping))
+            return fail(p, 409, "%s is not connected to this primary; start it and try again", p->target);
+        nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+    }
+    return 0;
+}
+
 static int run(struct promotion *p)
 {
     struct node *n = p->n;
-    int rc = fence_and_drain(p);
+    int rc = wait_connected(p);
+    if (rc)
+        return rc;
+    rc = fence_and_drain(p);
     uint64_t lsn = rlog_last(n->rlog).lsn;
     if (!rc) {
         phase("waiting for the target");
@@ -276,27 +291,22 @@ int promotion_start(struct node *n, const char *target, uint64_t timeout_ms,
         free(p);
         return 0;
     }
+    const struct config_node *c = config_node(n->config, target);
+    bool known = replicas_find(n->replicas, target, p->url) || c;
     pthread_mutex_lock(&state.lock);
     bool busy = state.running || node_role(n) != NODE_PRIMARY;
-    if (!busy && replicas_find(n->replicas, target, p->url)) {
+    if (!busy && known) {
         state.running = true;
         state.phase = "starting";
         memcpy(state.target, p->target, sizeof state.target);
     }
     pthread_mutex_unlock(&state.lock);
     int rc = 0;
-    const struct config_node *c = config_node(n->config, target);
     if (busy) {
         rc = err_set(e, -EBUSY, "another promotion is going on, or this node is not primary");
-    } else if (!*p->url && !c) {
+    } else if (!known) {
         p->result.status = 404;
         snprintf(p->result.text, sizeof p->result.text, "no node is called %.100s", target);
-        done(ctx, &p->result);
-        free(p);
-        return 0;
-    } else if (!*p->url) {
-        p->result.status = 409;
-        snprintf(p->result.text, sizeof p->result.text, "%.100s is not connected to this primary; start it and try again", target);
         done(ctx, &p->result);
         free(p);
         return 0;

@@ -16,14 +16,15 @@ struct scan {
     struct node *node;
     struct database *db;
     sqlite3 *conn;
-    int db_fd; /* backing file */
+    int db_fd;   /* backing file */
+    int lock_fd; /* the same file through the mount, where its locks are; -1: not needed */
     bool wal;
     struct walview view;
     uint32_t page_size, commit;
     struct walindex_header head; /* WAL: state M */
 };
 
-/* libsqlite3 recovers the database (hot journal, WAL without wal-index) and, in rollback mode, holds SHARED until scan_close. */
+/* libsqlite3 recovers the database: a hot journal, a WAL without a wal-index. */
 static int recover_and_pin(struct scan *s, struct err *e)
 {
     _cleanup_free_ char *path = node_mount_path(s->node, s->db->name);
@@ -150,9 +151,7 @@ static int hold_wal(struct scan *s, struct err *e)
 
 static int scan_wal(struct scan *s, struct scan_result *r, off_t size, struct err *e)
 {
-    int rc = hold_wal(s, e);
-    if (rc)
-        return rc;
+    int rc = 0;
     uint32_t in_file = (uint32_t)(size / s->page_size);
     uint64_t *sums = calloc(in_file ? in_file : 1, sizeof *sums);
     if (!sums)
@@ -175,7 +174,6 @@ static int scan_wal(struct scan *s, struct scan_result *r, off_t size, struct er
         }
     }
     rc = sum_frames(s, sums, e);
-    r->wal_mode = 1;
     if (s->head.max_frame) {
         r->wal_salt1 = s->head.salt1;
         r->wal_salt2 = s->head.salt2;
@@ -184,13 +182,100 @@ static int scan_wal(struct scan *s, struct scan_result *r, off_t size, struct er
     return rc;
 }
 
-static int scan_file(struct scan *s, struct scan_result *r, off_t size, struct err *e)
+/* ---- without a WAL: nothing is locked; what is read counts if nobody wrote meanwhile ---- */
+
+struct stamp {
+    struct timespec mtime, ctime;
+    off_t size;
+    uint8_t counter[4]; /* file change counter, SQLite file format §1.3.5 */
+};
+
+static int journal_is_live(struct scan *s)
 {
-    s->commit = (uint32_t)((size + s->page_size - 1) / s->page_size);
+    static const uint8_t magic[8] = {0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7};
+    char name[LAYOUT_NAME_MAX + sizeof LAYOUT_JOURNAL];
+    uint8_t head[8];
+    snprintf(name, sizeof name, "%s%s", s->db->name, LAYOUT_JOURNAL);
+    _cleanup_fd_ int fd = openat(s->node->db_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    return fd >= 0 && pread(fd, head, sizeof head, 0) == (ssize_t)sizeof head && !memcmp(head, magic, sizeof magic);
+}
+
+static bool wal_has_frames(struct scan *s)
+{
+    char name[LAYOUT_NAME_MAX + sizeof LAYOUT_WAL];
+    struct stat st;
+    snprintf(name, sizeof name, "%s%s", s->db->name, LAYOUT_WAL);
+    return !fstatat(s->node->db_fd, name, &st, AT_SYMLINK_NOFOLLOW) && st.st_size > (off_t)WAL_HEADER_SIZE;
+}
+
+static bool write_locked(struct scan *s, int64_t start, int64_t len)
+{
+    struct flock l = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = start, .l_len = len};
+    return fcntl(s->lock_fd, F_OFD_GETLK, &l) == 0 && l.l_type != F_UNLCK;
+}
+
+/* Nobody is writing: no journal in use, no lock that a writer takes before it touches the file. 0 and *t; ERR_AGAIN_LATER. */
+static int quiet(struct scan *s, struct stamp *t, struct err *e)
+{
+    struct stat st;
+    memset(t, 0, sizeof *t);
+    if (journal_is_live(s)) {
+        if (write_locked(s, DBLOCK_RESERVED, 1))
+            return err_set(e, ERR_AGAIN_LATER, "%s: a transaction is going on", s->db->name);
+        /* Nobody's: a hot journal. libsqlite3 rolls it back. */
+        int rc = recover_and_pin(s, e);
+        sqlite3_close(s->conn);
+        s->conn = NULL;
+        if (rc)
+            return rc;
+    }
+    if (write_locked(s, DBLOCK_PENDING, 1) || write_locked(s, DBLOCK_SHARED_FIRST, DBLOCK_SHARED_SIZE) || wal_has_frames(s))
+        return err_set(e, ERR_AGAIN_LATER, "%s is being written", s->db->name);
+    if (fstat(s->db_fd, &st))
+        return err_errno(e, errno, "stat %s", s->db->name);
+    t->mtime = st.st_mtim;
+    t->ctime = st.st_ctim;
+    t->size = st.st_size;
+    if (pread(s->db_fd, t->counter, sizeof t->counter, 24) < 0)
+        return err_errno(e, errno, "read %s", s->db->name);
+    return 0;
+}
+
+static int scan_file(struct scan *s, struct scan_result *r, struct err *e)
+{
+    struct stamp before, after;
+    s->lock_fd = openat(s->node->mount_fd, s->db->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (s->lock_fd < 0)
+        return err_errno(e, errno, "open %s", s->db->name);
+    int rc = quiet(s, &before, e);
+    if (rc)
+        return rc;
+    s->commit = (uint32_t)((before.size + s->page_size - 1) / s->page_size);
     r->sums = calloc(s->commit ? s->commit : 1, sizeof *r->sums);
     if (!r->sums)
         return err_errno(e, ENOMEM, "checksums of %u pages", s->commit);
-    return sum_file(s, s->commit, r->sums, e);
+    rc = sum_file(s, s->commit, r->sums, e);
+    if (!rc)
+        rc = quiet(s, &after, e);
+    if (!rc && memcmp(&before, &after, sizeof before))
+        rc = err_set(e, ERR_AGAIN_LATER, "%s was written while it was being read", s->db->name);
+    return rc;
+}
+
+/* A WAL with frames: its wal-index says what they are. Without a valid one (nobody has it open) libsqlite3 makes it first, and its connection
+ * stays open, so that the WAL is not taken away. */
+static int scan_with_wal(struct scan *s, struct scan_result *r, off_t size, struct err *e)
+{
+    int rc = hold_wal(s, e);
+    if (rc == ERR_AGAIN_LATER) {
+        walview_close_held(&s->view);
+        rc = recover_and_pin(s, e);
+        if (!rc)
+            sqlite3_exec(s->conn, "COMMIT", NULL, NULL, NULL);
+        if (!rc)
+            rc = hold_wal(s, e);
+    }
+    return rc ? rc : scan_wal(s, r, size, e);
 }
 
 int scan_open(struct node *n, struct database *db, struct scan **out, struct scan_result *r, struct err *e)
@@ -199,39 +284,32 @@ int scan_open(struct node *n, struct database *db, struct scan **out, struct sca
     memset(r, 0, sizeof *r);
     if (!s)
         return err_errno(e, ENOMEM, "scan");
-    *s = (struct scan){.node = n, .db = db, .db_fd = -1, .view = {.shm_fd = -1, .wal_fd = -1}};
+    *s = (struct scan){.node = n, .db = db, .db_fd = -1, .lock_fd = -1, .view = {.shm_fd = -1, .wal_fd = -1}};
     pthread_mutex_lock(&db->sqlite);
     struct dbfile_header h;
     off_t size = 0;
     s->db_fd = openat(n->db_fd, db->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     int rc = s->db_fd < 0 ? err_errno(e, errno, "open %s", db->name) : read_header(s, &h, &size, e);
-    if (!rc && size > 0)
-        rc = recover_and_pin(s, e);
-    if (!rc && size > 0) /* recovery, or a writer before our lock, may have changed what was read above */
-        rc = read_header(s, &h, &size, e);
     if (rc)
         goto fail;
-    s->page_size = h.page_size;
     if (size == 0) {
         r->checksum = CHECKSUM_FLAG;
         *out = s;
         return 0;
     }
-    s->wal = h.write_version == 2;
-    if (s->wal) {
-        /* The connection stays open, which keeps -wal and -shm where they are; the read transaction has done its part. */
-        sqlite3_exec(s->conn, "COMMIT", NULL, NULL, NULL);
-        rc = scan_wal(s, r, size, e);
-    } else {
-        rc = scan_file(s, r, size, e);
-    }
+    s->page_size = h.page_size;
+    s->wal = h.write_version == 2 && wal_has_frames(s);
+    rc = s->wal ? scan_with_wal(s, r, size, e) : scan_file(s, r, e);
     if (rc)
         goto fail;
+    r->wal_mode = h.write_version == 2;
+    r->wal_held = s->wal;
     r->page_size = s->page_size;
     r->commit = s->commit;
-    r->checksum = CHECKSUM_FLAG;
+    r->checksum = 0;
     for (uint32_t i = 0; i < s->commit; i++)
-        r->checksum ^= r->sums[i] & ~CHECKSUM_FLAG;
+        r->checksum ^= r->sums[i];
+    r->checksum |= CHECKSUM_FLAG;
     *out = s;
     return 0;
 fail:
@@ -263,6 +341,8 @@ void scan_close(struct scan *s)
     /* libsqlite3 first: our closing would drop its locks. */
     sqlite3_close(s->conn);
     walview_close_held(&s->view);
+    if (s->lock_fd >= 0)
+        close(s->lock_fd);
     if (s->db_fd >= 0)
         close(s->db_fd);
     pthread_mutex_unlock(&s->db->sqlite);

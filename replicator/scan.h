@@ -6,7 +6,10 @@
  * then: for a page with a frame ≤ M its newest one; else the database file, which nobody can have overwritten before we
  * read it, because a checkpoint only writes pages that have frames. Whatever we read of a page that got its first frame meanwhile is
  * not used.
- * Rollback mode: a read transaction of libsqlite3 holds the SHARED lock for the time of the reading. */
+ * Without a WAL: nothing is locked at all, since even a reader's lock makes a writer fail that has no busy time-out. The file is read, and
+ * counts if before and after no writer was at work (its locks and its journal tell) and nothing had changed in between (times, size,
+ * change counter). Pages that are read again later must be compared with their checksums for the same reason.
+ */
 #ifndef EDGEFS_SCAN_H
 #define EDGEFS_SCAN_H
 
@@ -16,18 +19,19 @@ struct scan_result {
     uint32_t page_size, commit;
     uint32_t wal_mode;                         /* 1: WAL */
     uint32_t wal_salt1, wal_salt2, wal_frame;  /* M; zeroes when there is no WAL or it is empty */
+    bool wal_held; /* slot 4 is held: no frame after M can be lost before scan_close */
     uint64_t checksum;
     uint64_t *sums; /* commit entries, page 1 first (lock page: 0); malloc'ed, owned by the result */
 };
 
 struct scan;
 
-/* Opens db through the mount (libsqlite3 recovers it first if it has to) and reads all of it. Blocks for as long as reading takes; the caller
- * must be a thread that may call into the mount, without any database lock (db->sqlite is taken and held until scan_close). On success the scan holds what keeps
- * the state readable (slot 4 or SHARED) until scan_close.
+/* Opens db through the mount (libsqlite3 recovers it first if it has to: a hot journal, a WAL that nobody has open) and reads all of it. Blocks for as long as reading takes; the caller
+ * must be a thread that may call into the mount, without any database lock (db->sqlite is taken and held until scan_close). On success, with a WAL, the scan holds
+ * slot 4 until scan_close.
  * ERR_NOT_DATABASE: no SQLite database (or an empty file: then commit 0 and success). ERR_AGAIN_LATER: busy, or changing too fast. */
 int scan_open(struct node *n, struct database *db, struct scan **out, struct scan_result *r, struct err *e);
-/* Reads page pgno of the state again, into buf of page_size bytes. */
+/* Reads page pgno again, into buf of page_size bytes: of the same state if there is a WAL, else as it is now. */
 int scan_page(struct scan *s, uint32_t pgno, void *buf, struct err *e);
 void scan_close(struct scan *s);
 void scan_result_free(struct scan_result *r);

@@ -22,18 +22,29 @@ static int open_directory(int at, const char *path, int *fd, struct err *e)
     return *fd < 0 ? err_errno(e, errno, "open directory %s", path) : 0;
 }
 
+/* First line of a small file anywhere, at most 4,095 bytes; malloc'ed, NULL on failure. */
+static char *first_line(const char *path, struct err *e)
+{
+    _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+    char *text = calloc(1, 4096);
+    ssize_t k = fd < 0 || !text ? -1 : read(fd, text, 4095);
+    if (k < 0) {
+        err_errno(e, errno, "read %s", path);
+        free(text);
+        return NULL;
+    }
+    text[strcspn(text, "\r\n")] = 0;
+    return text;
+}
+
 static int load_token(struct node *n, struct err *e)
 {
-    char *data = NULL;
-    size_t size = 0;
     if (!n->config->token_file)
         return 0;
-    int rc = durable_read(AT_FDCWD, n->config->token_file, 4096, &data, &size, e);
-    if (rc)
-        return err_wrap(e, "token file %s", n->config->token_file);
-    data[strcspn(data, "\r\n")] = 0;
-    n->token = data;
-    return strlen(data) >= 16 ? 0 : err_set(e, ERR_CONFIG, "token file %s: the token must have at least 16 characters", n->config->token_file);
+    n->token = first_line(n->config->token_file, e);
+    if (!n->token)
+        return err_wrap(e, "token file");
+    return strlen(n->token) >= 16 ? 0 : err_set(e, ERR_CONFIG, "token file %s: the token must have at least 16 characters", n->config->token_file);
 }
 
 /* ---- sidecars ---- */
@@ -200,11 +211,12 @@ int startup_open(struct node *n, const struct config *c, struct err *e)
 
 static bool stopped_without_warning(struct node *n)
 {
-    char *old = NULL, *now = NULL;
+    char *old = NULL, *now;
     size_t size;
     struct err e;
     bool crashed = false;
-    if (durable_read(AT_FDCWD, "/proc/sys/kernel/random/boot_id", 64, &now, &size, &e))
+    now = first_line("/proc/sys/kernel/random/boot_id", &e);
+    if (!now)
         return false; /* without a boot id a restart of the machine looks like one of the process; the log's tail is scanned anyway */
     if (durable_read(n->data_fd, RUNNING_FILE, 64, &old, &size, &e) == 0)
         crashed = strcmp(old, now) != 0;

@@ -4,9 +4,14 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
 
 #define NAMED_MAX 6
 #define DEVICES_MAX 1024
@@ -131,33 +136,65 @@ static void command_of(int pid_fd, char comm[32])
     comm[strcspn(comm, "\n")] = 0;
 }
 
+struct found {
+    int count;
+    char text[BUSY_TEXT_MAX];
+};
+
+/* Looks through all processes; *found is shared with the parent, and complete in itself after each one. */
+static void look(const struct busy_query *q, pid_t parent, struct found *found)
+{
+    struct scan *s = calloc(1, sizeof *s);
+    DIR *proc = opendir("/proc");
+    size_t at = 0;
+    if (!s || !proc)
+        return;
+    s->q = q;
+    load_devices(s);
+    for (struct dirent *entry; (entry = readdir(proc));) {
+        char *end, comm[32];
+        long pid = strtol(entry->d_name, &end, 10);
+        if (*end || pid <= 0 || pid == getpid() || pid == parent || pid == q->except)
+            continue;
+        int pid_fd = openat(dirfd(proc), entry->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (pid_fd >= 0 && process_matches(s, pid_fd)) {
+            command_of(pid_fd, comm);
+            if (found->count < NAMED_MAX) /* each takes at most 48 bytes */
+                at += (size_t)snprintf(found->text + at, BUSY_TEXT_MAX - at, "%s%ld (%s)", found->count ? ", " : "", pid, comm);
+            else
+                snprintf(found->text + at, BUSY_TEXT_MAX - at, " and %d more", found->count + 1 - NAMED_MAX);
+            found->count++;
+        }
+        if (pid_fd >= 0)
+            close(pid_fd);
+    }
+}
+
 int busy_name(const struct busy_query *q, char text[BUSY_TEXT_MAX])
 {
     text[0] = 0;
-    struct scan *s = calloc(1, sizeof *s);
-    DIR *proc = opendir("/proc");
-    int count = 0;
-    size_t at = 0;
-    if (s && proc) {
-        s->q = q;
-        load_devices(s);
+    struct found *found = mmap(NULL, sizeof *found, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (found == MAP_FAILED)
+        return 0;
+    pid_t parent = getpid(), pid = fork();
+    if (pid == 0) {
+        look(q, parent, found);
+        _exit(0);
     }
-    for (struct dirent *entry; s && proc && (entry = readdir(proc));) {
-        char *end, comm[32];
-        long pid = strtol(entry->d_name, &end, 10);
-        if (*end || pid <= 0 || pid == getpid() || pid == q->except)
-            continue;
-        _cleanup_fd_ int pid_fd = openat(dirfd(proc), entry->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (pid_fd < 0 || !process_matches(s, pid_fd))
-            continue;
-        command_of(pid_fd, comm);
-        if (++count <= NAMED_MAX) /* each takes at most 48 bytes */
-            at += (size_t)snprintf(text + at, BUSY_TEXT_MAX - at, "%s%ld (%s)", count > 1 ? ", " : "", pid, comm);
+    struct pollfd p = {.fd = pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1, .events = POLLIN};
+    uint64_t end = now_ns() + BUSY_MS * UINT64_C(1000000);
+    int done = 0;
+    for (uint64_t now; p.fd >= 0 && done <= 0 && (now = now_ns()) < end;)
+        done = poll(&p, 1, (int)((end - now) / 1000000u) + 1); /* interrupted: again */
+    if (p.fd >= 0)
+        close(p.fd);
+    if (pid > 0) {
+        (void)kill(pid, SIGKILL); /* one that hangs cannot be waited for: it is reaped whenever it gets there */
+        (void)waitpid(pid, NULL, done == 1 ? 0 : WNOHANG);
     }
-    if (count > NAMED_MAX)
-        snprintf(text + at, BUSY_TEXT_MAX - at, " and %d more", count - NAMED_MAX);
-    if (proc)
-        (void)closedir(proc); /* only read */
-    free(s);
-    return count;
+    struct found copy = *found;
+    munmap(found, sizeof *found);
+    copy.text[BUSY_TEXT_MAX - 1] = 0;
+    memcpy(text, copy.text, BUSY_TEXT_MAX);
+    return copy.count;
 }

@@ -1,5 +1,6 @@
-/* Who uses a mount or a file: what fuser(1) does, but without asking a file system that might not answer. Reads /proc; blocks for as
- * long as that takes. Sees the processes of this PID namespace that this user may look into. */
+/* Who uses a mount or a file: what fuser(1) does, but without asking a file system that might not answer. Reads /proc, where a single
+ * process that hangs in exec or in a page fault makes its readers hang, too: a child process does that, for BUSY_MS at most. Sees the
+ * processes of this PID namespace that this user may look into. */
 #ifndef EDGEFS_LAUNCHER_BUSY_H
 #define EDGEFS_LAUNCHER_BUSY_H
 
@@ -8,6 +9,7 @@
 #include <sys/types.h>
 
 #define BUSY_TEXT_MAX 320
+#define BUSY_MS 2000
 
 struct busy_query {
     /* Anything on this device: descriptors, working directory, root, mapped files. */
@@ -21,7 +23,8 @@ struct busy_query {
     pid_t except; /* left out beside this process; 0: nobody */
 };
 
-/* Writes "1234 (python3), 99 (sqlite3)" or "… and 3 more" into text. Returns how many processes there are; 0: none found, text is "". */
+/* Writes "1234 (python3), 99 (sqlite3)" or "… and 3 more" into text. Returns how many processes there are; 0: none found, text is "".
+ * If the time was not enough, what was found until then. */
 int busy_name(const struct busy_query *q, char text[BUSY_TEXT_MAX]);
 
 #endif

@@ -243,3 +243,9 @@ bool mount_can_hand_over(const char *release)
     unsigned major = 0, minor = 0;
     return sscanf(release, "%u.%u", &major, &minor) == 2 && (major > 6 || (major == 6 && minor >= 9));
 }
+
+bool mount_connection_dead(int fuse)
+{
+    struct pollfd p = {.fd = fuse, .events = POLLIN};
+    return poll(&p, 1, 0) == 1 && (p.revents & POLLERR) != 0; /* fs/fuse/dev.c, fuse_dev_poll */
+}

@@ -35,6 +35,9 @@ int mount_point_prepare(const char *dir, char **real, int *lock, struct err *e);
  * -errno. */
 int mount_edgefs(const char *dir, const char *data, bool allow_other, struct err *e);
 
+/* Whether the kernel has given up the connection of this /dev/fuse descriptor (unmounted, or aborted by somebody). Never blocks. */
+bool mount_connection_dead(int fuse);
+
 /* Unmounts what is on top at dir. lazily: now for those who come, later for those who are inside. 0, -EBUSY, or -errno.
  * The kernel writes dirty pages back first: it blocks for as long as the server of the mount takes, and cannot be interrupted. */
 int mount_remove_now(const char *dir, bool lazily);

@@ -246,12 +246,12 @@ static void step(struct supervisor *s, uint64_t now)
 
 /* ---- deaths --------------------------------------------------------------------------------------------------------------- */
 
-/* The mount died with its server: this kernel cannot hand it over. A new mount has new locks, so nothing of the old may go on. */
-static void mount_afresh(struct supervisor *s)
+/* The mount died: this kernel cannot hand it over, or somebody aborted the connection. A new mount has new locks, so nothing of the
+ * old may go on. */
+static void mount_afresh(struct supervisor *s, const char *why)
 {
     struct err e;
-    log_error("launcher", "this kernel cannot hand the mount to a new edgefs-fs: mounting afresh; applications get errors from files that "
-                          "they have open");
+    log_error("launcher", "%s: mounting afresh; applications get errors from files that they have open", why);
     close(s->fuse); /* the last descriptor: the kernel aborts the connection, and what waited for an answer gets an error */
     s->fuse = -1;
     (void)mount_remove(s->mount_point, true); /* gone already is as good */
@@ -290,8 +290,12 @@ static void child_reaped(struct supervisor *s, int which, int wait_status, uint6
         stop(s, s->o->app ? 1 : 0, "%s was unmounted by somebody", s->mount_point);
     if (WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == LAUNCH_EXIT_NO_RESEND)
         s->can_hand_over = false; /* it knows better than the release's number */
-    if (s->state < STATE_STOP_APP && !s->can_hand_over && c->ever_ready)
-        mount_afresh(s);
+    if (s->state >= STATE_STOP_APP)
+        return;
+    if (mount_connection_dead(s->fuse))
+        mount_afresh(s, "the connection of the mount was aborted by somebody");
+    else if (!s->can_hand_over && c->ever_ready)
+        mount_afresh(s, "this kernel cannot hand the mount to a new edgefs-fs");
 }
 
 static void reap(struct supervisor *s, uint64_t now)

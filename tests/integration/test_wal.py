@@ -121,7 +121,7 @@ class Wal(EdgeTest):
             a, b = cluster.nodes
             harness.make_load_db(a)
             cluster.sync()
-            a.sql("load.db", "PRAGMA journal_mode=DELETE")
+            harness.set_journal_mode(a, "load.db", "DELETE")
             a.sql("load.db", "INSERT INTO t (w, s) VALUES (1, 1)")
 
             def told_or_done():
@@ -133,7 +133,7 @@ class Wal(EdgeTest):
                 self.assertGreater(a.status()["databases"]["warnings"], 0)
                 self.assertIn("load.db", a.log())
                 self.assertIn("load.db", harness.ctl(a, "status") + harness.ctl(a, "databases"))
-            self.assertEqual(a.sql("load.db", "PRAGMA journal_mode=WAL"), [("wal",)])
+            harness.set_journal_mode(a, "load.db", "WAL")
             a.sql("load.db", "INSERT INTO t (w, s) VALUES (1, 2)")
             wait_until(lambda: b.sql("load.db", "SELECT count(*) FROM t") == [(2,)], 10, "both rows arrive")
             wait_until(lambda: not a.databases()["load.db"]["warning"], 10, "the warning is gone")

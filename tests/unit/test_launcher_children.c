@@ -72,7 +72,7 @@ static void quick_deaths_are_delayed_longer_and_longer(void **state)
     init(&c, NULL, 0);
     c.wanted = c.ever_ready = true;
     uint64_t now = 100 * SECOND;
-    for (unsigned expected = 10; expected < 1000; expected *= 2) {
+    for (unsigned expected = BACKOFF_FIRST_MS; expected < BACKOFF_LAST_MS; expected *= 2) {
         c.state = CHILD_STARTING;
         c.started = now;
         now += 5 * MS;
