@@ -35,7 +35,10 @@ int walview_open(struct node *n, struct database *db, bool writable, struct walv
         rc = errno == ENOENT ? err_set(e, ERR_AGAIN_LATER, "%s is gone again", name) : err_errno(e, errno, "open %s", name);
         goto fail;
     }
-    return 0;
+    /* Between the two the last connection may have closed and another one opened: then they do not belong together. */
+    if (!fstat(v->shm_fd, &st) && st.st_nlink)
+        return 0;
+    rc = err_set(e, ERR_AGAIN_LATER, "%s was replaced just now", name);
 fail:
     walview_close(db, v);
     return rc;
@@ -61,9 +64,9 @@ void walview_close(struct database *db, struct walview *v)
 bool walview_current(const struct node *n, const struct database *db, const struct walview *v)
 {
     char name[LAYOUT_NAME_MAX + sizeof LAYOUT_WAL];
-    struct stat open_one, named;
+    struct stat open_one, named, shm;
     snprintf(name, sizeof name, "%s%s", db->name, LAYOUT_WAL);
-    return !fstat(v->wal_fd, &open_one) && !fstatat(n->db_fd, name, &named, AT_SYMLINK_NOFOLLOW) &&
+    return !fstat(v->shm_fd, &shm) && shm.st_nlink && !fstat(v->wal_fd, &open_one) && !fstatat(n->db_fd, name, &named, AT_SYMLINK_NOFOLLOW) &&
            open_one.st_ino == named.st_ino && open_one.st_dev == named.st_dev;
 }
 

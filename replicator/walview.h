@@ -22,7 +22,8 @@ void walview_close(struct database *db, struct walview *v);
 /* For who holds db->sqlite already. */
 void walview_close_held(struct walview *v);
 
-/* True while the view's WAL is the one that NAME-wal names now. No call into the mount. */
+/* True while the view's WAL is the one that NAME-wal names now. Asks edgefs-fs for attributes, which needs no lock
+ * of a directory. */
 bool walview_current(const struct node *n, const struct database *db, const struct walview *v);
 
 /* Holds, or lets go of, slot 4 (any thread). -EAGAIN: a writer is restarting the WAL, or a reader moves its mark, right now. */
