@@ -21,6 +21,7 @@ struct fs {
     struct hookserver *hooks;
     struct passthrough *passthrough;
     struct session *session;
+    struct spare *spare;
     /* Held for reading from the resolution of a path until what was resolved is opened and counted; for writing while a name is moved
      * or taken away, in the backing directory and in the table. So a path never leads to another file than the inode it came from,
      * and a file cannot be opened between "nobody has it open" and its unlink. Not held during slow calls (fsync, read, write, the

@@ -3,7 +3,6 @@
 #include "fs/names.h"
 #include "fs/passthrough.h"
 #include "fs/role.h"
-#include "fs/session.h"
 #include "lib/localsock.h"
 #include "lib/log.h"
 #include "lib/util.h"
@@ -260,7 +259,7 @@ static void end_asks(struct hookserver *h, bool (*give_up)(struct hookserver *h,
             mark_unseen(h->fs, over[i]->path);
             hookserver_tell(h->fs, HOOK_UNSEEN, over[i]->path, NULL);
         }
-        session_defer(h->fs, &over[i]->work, run_done, over[i]);
+        spare_defer(h->fs->spare, &over[i]->work, run_done, over[i]);
     }
 }
 
@@ -427,7 +426,7 @@ static void take_answer(struct hookserver *h, const struct hook_msg *m, const ch
     memcpy(a->text, text, a->text_len);
     a->text[a->text_len] = 0;
     pthread_mutex_unlock(&h->mutex);
-    session_defer(h->fs, &a->work, run_done, a);
+    spare_defer(h->fs->spare, &a->work, run_done, a);
 }
 
 static void take_role(struct hookserver *h, const struct hook_msg *m, const char *text)

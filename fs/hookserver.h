@@ -1,7 +1,7 @@
 /* The hook server: one replicator at a time (edgefs/hooks.h), events to it, and questions that an application's call waits for.
  *
  * A question never blocks the thread that asks: the request is parked inside the question, and `done` is called later on one of
- * the session's spare threads. Which of answer, time-out and disconnect comes first is decided under the server's mutex; exactly one
+ * the spare threads (spare.h). Which of answer, time-out and disconnect comes first is decided under the server's mutex; exactly one
  * of them calls `done`.
  *
  * Life of a question:
@@ -17,7 +17,7 @@
 
 #include "edgefs/hooks.h"
 #include "fs/fs.h"
-#include "fs/session.h"
+#include "fs/spare.h"
 #include <stdbool.h>
 
 #define HOOKSERVER_RETURN_MS 1000     /* how long a successor waits for the replicator of its predecessor */
@@ -37,7 +37,7 @@ struct hook_ask {
     enum ask_policy policy;
     uint64_t value;
     char path[FS_PATH_MAX + 1];
-    /* Called exactly once if hookserver_ask returned true; on a thread of session_defer; holds no lock. */
+    /* Called exactly once if hookserver_ask returned true; on a spare thread; holds no lock. */
     void (*done)(struct hook_ask *a);
 
     /* The result. */
@@ -47,7 +47,7 @@ struct hook_ask {
     size_t text_len;
 
     /* Private to hooks.c. */
-    struct session_work work;
+    struct spare_work work;
     uint64_t id, deadline;
     bool sent;
 };

@@ -10,6 +10,7 @@
 #include "fs/passthrough.h"
 #include "fs/role.h"
 #include "fs/session.h"
+#include "fs/spare.h"
 #include "lib/localsock.h"
 #include "lib/log.h"
 #include "lib/util.h"
@@ -162,6 +163,8 @@ static int run(struct fs *fs, int table_fd, int hooks_fd, struct err *e)
     rc = session_open(fs, &operations, sizeof operations, e);
     if (rc == 0 && !fresh)
         passthrough_reclaim(fs, table_fd);
+    if (rc == 0)
+        rc = spare_start(&fs->spare, e);
     if (rc == 0)
         rc = hookserver_start(fs, hooks_fd, !fresh && role_replicator_alive(fs), e);
     if (rc == 0)

@@ -116,16 +116,32 @@ void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forg
 
 /* ---- creation ---- */
 
+/* On a replica a connection finds the -wal and the -shm of its database, because the fence made them. But one that opened the database while this
+ * node was primary may come to make them just after: refusing would make it fail, allowing does no harm, since it cannot write
+ * without the lock that the fence takes. */
+static bool is_companion_of_database(struct call *c, uint64_t parent, const char *name, size_t base_len)
+{
+    char path[FS_PATH_MAX + 1];
+    struct stat st;
+    int n = ops_child_path(c->fs, parent, name, path);
+    if (n <= 0)
+        return false;
+    path[(size_t)n - (strlen(name) - base_len)] = 0;
+    return fstatat(c->fs->db_fd, path, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode);
+}
+
 /* 0 or errno: may this name be made by the caller? The caller holds fs->ns. */
 static int may_create(struct call *c, uint64_t parent, const char *name)
 {
-    size_t len = strlen(name);
+    size_t len = strlen(name), base_len = 0;
     if (len > SHARED_NAME_MAX)
         return ENAMETOOLONG;
+    enum name_kind k = name_kind(name, len, &base_len);
     int err = call_may_change(c);
+    if (err == EROFS && (k == NAME_WAL || k == NAME_SHM) && is_companion_of_database(c, parent, name, base_len))
+        err = 0;
     if (err)
         return err;
-    enum name_kind k = name_kind(name, len, NULL);
     if (k == NAME_PRIVATE && !call_is_replicator(c))
         return EACCES;
     return (k == NAME_POS || name[0] == '.') && virtual_is(c->fs, parent, name) ? EACCES : 0;

@@ -16,6 +16,7 @@
 #include "fs/session.h"
 
 #include "fs/passthrough.h"
+#include "fs/spare.h"
 #include "lib/log.h"
 #include "lib/util.h"
 #include <errno.h>
@@ -29,10 +30,9 @@
 #define NOTIFY_RESEND 7          /* FUSE_NOTIFY_RESEND */
 #define READ_SIZE (2u << 20)     /* no request is longer: libfuse 3.14 negotiates writes of 1 MiB, and a page of header */
 #define MOUNT_WAIT_MS 30000      /* how long the launcher may take to mount */
-#define STACK_SIZE (512u << 10)
 
 struct collected {
-    struct session_work work;
+    struct spare_work work;
     struct fs *fs;
     size_t len;
     uint8_t bytes[] __attribute__((aligned(8)));
@@ -46,9 +46,6 @@ struct collection {
 struct session {
     struct fs *fs;
     struct fuse_session *se;
-    pthread_mutex_t mutex; /* guards the queue */
-    pthread_cond_t more;
-    struct session_work *head, **tail;
     struct collection collected; /* unanswered requests of the predecessor */
     bool took_over;
     int error; /* atomic; errno that ended a worker */
@@ -96,36 +93,6 @@ static ssize_t write_reply(int fd, struct iovec *iov, int count, void *userdata)
     return writev(fd, iov, count);
 }
 
-/* ---- spare threads ---- */
-
-void session_defer(struct fs *fs, struct session_work *w, void (*fn)(void *arg), void *arg)
-{
-    struct session *s = fs->session;
-    *w = (struct session_work){.fn = fn, .arg = arg};
-    pthread_mutex_lock(&s->mutex);
-    *s->tail = w;
-    s->tail = &w->next;
-    pthread_cond_signal(&s->more);
-    pthread_mutex_unlock(&s->mutex);
-}
-
-static void *spare(void *arg)
-{
-    struct session *s = arg;
-    for (;;) {
-        pthread_mutex_lock(&s->mutex);
-        while (!s->head)
-            pthread_cond_wait(&s->more, &s->mutex);
-        struct session_work *w = s->head;
-        s->head = w->next;
-        if (!s->head)
-            s->tail = &s->head;
-        pthread_mutex_unlock(&s->mutex);
-        w->fn(w->arg);
-    }
-    return NULL;
-}
-
 /* ---- workers ---- */
 
 /* READ_SIZE bytes for requests, every page of it there already: when the kernel copies a request and has to wait for a page, and this
@@ -155,16 +122,6 @@ static void *work(void *arg)
     free(buf.mem);
     fuse_session_exit(s->se);
     return NULL;
-}
-
-static int start_thread(void *(*fn)(void *), void *arg, pthread_t *id, struct err *e)
-{
-    pthread_attr_t a;
-    pthread_attr_init(&a);
-    pthread_attr_setstacksize(&a, STACK_SIZE);
-    int rc = pthread_create(id, &a, fn, arg);
-    pthread_attr_destroy(&a);
-    return rc ? err_errno(e, rc, "start a thread") : 0;
 }
 
 /* ---- INIT ---- */
@@ -318,7 +275,7 @@ static void start_collected(struct fs *fs, struct collection *all)
     log_info("session", "took over the mount: %zu unanswered requests, %u slots were stale, %u inodes", resent, stale,
              table_count(fs->table));
     for (size_t k = 0; k < all->n; k++)
-        session_defer(fs, &all->item[k]->work, run_collected, all->item[k]);
+        spare_defer(fs->spare, &all->item[k]->work, run_collected, all->item[k]);
     free(uniques);
     free(all->item);
     *all = (struct collection){0};
@@ -384,9 +341,6 @@ int session_open(struct fs *fs, const struct fuse_lowlevel_ops *ops, size_t ops_
     if (!s)
         return err_set(e, -ENOMEM, "out of memory");
     s->fs = fs;
-    s->tail = &s->head;
-    pthread_mutex_init(&s->mutex, NULL);
-    pthread_cond_init(&s->more, NULL);
     fs->session = s;
     int rc = new_session(s, ops, ops_size, e);
     if (rc == 0)
@@ -397,14 +351,12 @@ int session_open(struct fs *fs, const struct fuse_lowlevel_ops *ops, size_t ops_
 int session_run(struct fs *fs, void (*ready)(struct fs *fs), struct err *e)
 {
     struct session *s = fs->session;
-    pthread_t id, first = 0;
+    pthread_t first = 0;
     int rc = 0;
-    for (int i = 0; i < SESSION_SPARE && rc == 0; i++)
-        rc = start_thread(spare, s, &id, e);
-    if (rc == 0 && s->took_over)
+    if (s->took_over)
         start_collected(fs, &s->collected);
     for (int i = 0; i < SESSION_WORKERS && rc == 0; i++)
-        rc = start_thread(work, s, i ? &id : &first, e);
+        rc = spare_thread(work, s, i ? NULL : &first, e);
     if (rc)
         return rc;
     ready(fs);

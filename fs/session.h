@@ -6,7 +6,6 @@
 #include "fs/slots.h"
 
 #define SESSION_WORKERS 16 /* threads that read requests: as many fsyncs can run at a time */
-#define SESSION_SPARE 4    /* threads that carry out what was parked or resent */
 
 /* Exit status of edgefs-fs when this kernel cannot hand requests over to a successor (before 6.9). */
 #define SESSION_EXIT_NO_RESEND 3
@@ -18,15 +17,6 @@ int session_open(struct fs *fs, const struct fuse_lowlevel_ops *ops, size_t ops_
 /* Serves until the mount is gone, then returns 0; -errno if it could not begin, or go on. ready() is called once requests are being served.
  * fs is complete by now. Called once, on the main thread. */
 int session_run(struct fs *fs, void (*ready)(struct fs *fs), struct err *e);
-
-/* Runs fn(arg) soon on a spare thread. w is part of something that lives until fn is called (and may be freed by it); its contents are
- * private. Never blocks; any thread, whatever locks it holds. */
-struct session_work {
-    struct session_work *next;
-    void (*fn)(void *arg);
-    void *arg;
-};
-void session_defer(struct fs *fs, struct session_work *w, void (*fn)(void *arg), void *arg);
 
 /* What is known of the request that this thread is processing. */
 struct session_request {

@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 
 #define FENCE_WAIT_NS 1000000000u /* how long an open, or a record, waits for a writer to finish */
+#define OPEN_WAIT_NS 5000000000u  /* how long an application's open waits for its fence in all (edgefs-fs gives up after 10 s) */
+#define OPEN_RETRY_NS 5000000u
 #define IDLE_NS 5000000000u       /* files of a database that no application has open are closed after this */
 
 static int open_connection(struct node *n, struct database *db, struct apply_file *f, struct err *e)
@@ -26,7 +28,7 @@ static int open_connection(struct node *n, struct database *db, struct apply_fil
     if (rc == SQLITE_OK)
         return 0;
     const char *text = f->conn ? sqlite3_errmsg(f->conn) : sqlite3_errstr(rc);
-    if (rc == SQLITE_BUSY || rc == SQLITE_PROTOCOL || rc == SQLITE_LOCKED)
+    if (rc == SQLITE_BUSY || rc == SQLITE_PROTOCOL || rc == SQLITE_LOCKED || rc == SQLITE_CANTOPEN)
         return err_set(e, ERR_AGAIN_LATER, "%s: %s", db->name, text);
     return err_set(e, rc == SQLITE_NOTADB || rc == SQLITE_CORRUPT ? ERR_CORRUPT : -EIO, "%s: %s", db->name, text);
 }
@@ -120,9 +122,14 @@ void apply_file_close(struct node *n, struct database *db)
 
 /* ---- opens by applications ---- */
 
-static void opening_job(struct node *n, struct database *db, uint64_t hook_id)
+struct opening {
+    uint64_t hook_id, deadline_ns;
+};
+
+static void opening_job(struct node *n, struct database *db, uint64_t arg)
 {
-    struct err e;
+    struct opening *o = (struct opening *)(uintptr_t)arg;
+    struct err e = {0};
     int rc = 0;
     pthread_mutex_lock(&db->sqlite);
     pthread_mutex_lock(&db->lock);
@@ -135,21 +142,31 @@ static void opening_job(struct node *n, struct database *db, uint64_t hook_id)
         if (rc == ERR_CORRUPT || rc == -ENOENT)
             rc = 0; /* not a database, or gone: the application will see for itself */
     }
-    if (rc)
+    bool again = rc == ERR_AGAIN_LATER && now_ns() < o->deadline_ns;
+    if (rc && !again)
         db->apps_open = false;
     pthread_mutex_unlock(&db->lock);
     pthread_mutex_unlock(&db->sqlite);
+    /* Somebody is still writing, or was when this node's role changed. */
+    if (again && !worker_post(n->worker, opening_job, db, arg, OPEN_RETRY_NS))
+        return;
     if (rc)
         log_warn("apply", "%s cannot be opened now: %s", db->name, e.text);
-    hooks_answer(n->hooks, hook_id, rc ? EAGAIN : 0, NULL);
+    hooks_answer(n->hooks, o->hook_id, rc ? EAGAIN : 0, NULL);
+    free(o);
 }
 
 void apply_opening(struct node *n, const char *name, uint64_t hook_id)
 {
     struct err e;
     struct database *db = name ? databases_get(n->databases, name, &e) : NULL;
-    if (!db || worker_post(n->worker, opening_job, db, hook_id, 0))
+    struct opening *o = db ? malloc(sizeof *o) : NULL;
+    if (o)
+        *o = (struct opening){.hook_id = hook_id, .deadline_ns = now_ns() + OPEN_WAIT_NS};
+    if (!o || worker_post(n->worker, opening_job, db, (uint64_t)(uintptr_t)o, 0)) {
+        free(o);
         hooks_answer(n->hooks, hook_id, db ? EAGAIN : 0, NULL);
+    }
 }
 
 static void idle_job(struct node *n, struct database *db, uint64_t arg)

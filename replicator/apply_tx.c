@@ -4,6 +4,7 @@
 #include "lib/crc.h"
 #include "lib/log.h"
 #include "lib/util.h"
+#include "replicator/metrics.h"
 #include <errno.h>
 #include <fcntl.h>
 
@@ -128,6 +129,7 @@ static int run_locked(struct node *n, struct database *db, const struct apply_tx
             sums_set(db->sums, l.v[i].pgno, l.v[i].sum);
         sums_commit(db->sums, &st);
         database_remember(db);
+        metrics_add(METRIC_APPLIED_WRITES, 1);
         if (db->state != DATABASE_OK || db->warning[0])
             database_mark(db, DATABASE_OK, NULL);
     }

@@ -12,6 +12,7 @@
 #include <stdio.h>
 
 #define RETRY_NS 20000000u
+#define QUIET_ATTEMPTS 10u /* about 3 s */
 
 static bool companion_exists(const struct node *n, const struct database *db, const char *suffix)
 {
@@ -162,7 +163,7 @@ static void settle_wal(struct node *n, struct database *db, struct capture_file 
     sums_touch(db->sums, &st);
 }
 
-static void mark_result(struct node *n, struct database *db, int rc, const struct scan_result *r, const struct err *e)
+static void mark_result(struct database *db, int rc, const struct scan_result *r, uint64_t attempt, const struct err *e)
 {
     if (rc == 0 && !r->wal_mode && r->commit)
         database_mark(db, DATABASE_OK,
@@ -174,11 +175,12 @@ static void mark_result(struct node *n, struct database *db, int rc, const struc
         database_mark(db, DATABASE_OK, NULL);
     else if (rc == ERR_NOT_DATABASE)
         database_mark(db, DATABASE_OTHER, NULL);
+    else if (rc == ERR_AGAIN_LATER && attempt < QUIET_ATTEMPTS)
+        return; /* a writer is at work: nothing to speak of yet */
     else if (rc == ERR_AGAIN_LATER)
         database_mark(db, DATABASE_WAITING, "not captured yet: %s", e->text);
     else
         database_mark(db, db->state == DATABASE_UNKNOWN ? DATABASE_DAMAGED : db->state, "not captured: %s", e->text);
-    (void)n;
 }
 
 void capture_diff_job(struct node *n, struct database *db, uint64_t attempt)
@@ -201,7 +203,7 @@ void capture_diff_job(struct node *n, struct database *db, uint64_t attempt)
     if (!rc)
         rc = record_difference(n, db, s, &r, &e);
     if (!gone)
-        mark_result(n, db, rc, &r, &e);
+        mark_result(db, rc, &r, attempt, &e);
     pthread_mutex_unlock(&db->lock);
     /* Mapped before the scan lets go of slot 4, so that no frame can be lost in between. */
     bool mapped = false;

@@ -6,6 +6,7 @@
 #include "lib/util.h"
 #include "replicator/apply_records.h"
 #include "replicator/image.h"
+#include "replicator/metrics.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -338,6 +339,8 @@ static int fetch_image(struct image_client *c, struct database *db, struct err *
             rc = complete(&f, e);
         if (!rc)
             rc = install(&f, e);
+        if (!rc)
+            metrics_add(METRIC_IMAGES_FETCHED, 1);
         if (!rc)
             log_info("image", "%s: %u pages of %u bytes in %llu ms, LSN %llu", db->name, f.end.commit, f.end.page_size,
                      (unsigned long long)(now_ns() - began) / 1000000u, (unsigned long long)f.end.lsn);

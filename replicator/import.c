@@ -117,6 +117,8 @@ static int commit(struct import *im, struct err *e)
     int rc = ftruncate(im->fd, im->size) ? err_errno(e, errno, "%s", im->temp) : import_check(im->backing_fd, path, e);
     if (!rc && fdatasync(im->backing_fd))
         rc = err_errno(e, errno, "%s", im->temp);
+    close(im->fd); /* while it is not the database yet: later that would drop libsqlite3's locks on it (database.h) */
+    im->fd = -1;
     if (!rc)
         rc = import_commit(n, im->temp, im->name, e);
     if (rc)

@@ -7,6 +7,11 @@
 
 /* X(id, name, help): counters since the start of the process. Modules add with metrics_add(METRIC_id, n). */
 #define METRICS_COUNTERS(X)                                                                                            \
+    X(CAPTURED_RECORDS, "edgefs_captured_records_total", "Log records made of what applications wrote.")               \
+    X(CAPTURED_TRANSACTIONS, "edgefs_captured_transactions_total", "Transactions in them.")                            \
+    X(CAPTURED_PAGES, "edgefs_captured_pages_total", "Pages of those transactions.")                                   \
+    X(APPLIED_WRITES, "edgefs_applied_writes_total", "Transactions that were written into databases of this replica.") \
+    X(IMAGES_FETCHED, "edgefs_images_fetched_total", "Database images that this replica fetched.")                     \
     X(STREAMS, "edgefs_streams_opened_total", "Streams that replicas opened here.")                                    \
     X(STREAM_BYTES, "edgefs_stream_sent_bytes_total", "Bytes of log records given to streams.")                        \
     X(IMAGES, "edgefs_images_sent_total", "Database images that were sent completely.")                                \

@@ -23,7 +23,7 @@
 #define LOW_WATER (256u << 10)
 #define SPAN_MAX (1u << 20)     /* bytes of log that are taken at once */
 #define SENDFILE_MIN (32u << 10) /* from here on sendfile is cheaper than reading and writing */
-#define TURN_MAX (4u << 20)     /* bytes for one stream before the others, and the sockets, get their turn */
+#define TURN_MAX (1u << 20)     /* bytes for one stream before the others, and the sockets, get their turn */
 #define STREAMS_MAX 1024u
 #define GLOB_MAX 256u
 
@@ -466,6 +466,7 @@ void stream_server_stop(struct stream_server *s)
     pthread_mutex_unlock(&s->lock);
     for (st = LIST_FIRST(&s->streams); st; st = next) {
         next = LIST_NEXT(st, link);
+        pump(st);
         goodbye(st, "this node stops");
     }
 }

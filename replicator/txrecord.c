@@ -3,6 +3,7 @@
 #include "lib/crc.h"
 #include "lib/log.h"
 #include "lib/util.h"
+#include "replicator/metrics.h"
 
 uint64_t tx_checksum(const struct database *db, const struct tx *tx)
 {
@@ -109,5 +110,8 @@ int tx_record(struct node *n, struct database *db, const struct tx *tx, struct l
         sums_set(db->sums, tx->pages[i].pgno, tx->pages[i].sum);
     sums_commit(db->sums, &st);
     database_remember(db);
+    metrics_add(METRIC_CAPTURED_RECORDS, 1);
+    metrics_add(METRIC_CAPTURED_TRANSACTIONS, tx->ntx);
+    metrics_add(METRIC_CAPTURED_PAGES, tx->n_pages);
     return 0;
 }

@@ -579,7 +579,12 @@ def settle(primary, timeout=30):
     def settled():
         nonlocal why
         lsn = primary.status()["lsn"]
-        for name, entry in primary.databases().items():
+        entries = primary.databases()
+        missing = [n for n in database_files(primary.mount) if entries.get(n, {}).get("kind") != "database"]
+        if missing:
+            why = f"{missing} are not listed"
+            return None
+        for name, entry in entries.items():
             if entry["kind"] != "database" or entry["state"] != "ok":
                 continue
             code, sums = primary.api("GET", f"/v1/databases/{quote(name)}/checksum")
@@ -590,6 +595,20 @@ def settle(primary, timeout=30):
         return lsn if primary.status()["lsn"] == lsn else None
 
     return wait_until(settled, timeout, lambda: f"capture on {primary.name} is at rest: {why}")
+
+
+def database_files(folder):
+    """Names, relative to the folder, of the files below it that begin as SQLite databases do."""
+    names = []
+    for where, _, files in os.walk(folder):
+        for file in files:
+            path = os.path.join(where, file)
+            if not file.endswith(("-wal", "-shm", "-journal")):
+                with contextlib.suppress(FileNotFoundError), open(path, "rb") as f:
+                    head = f.read(100)
+                    if head.startswith(b"SQLite format 3\0") and len(head) == 100:
+                        names.append(os.path.relpath(path, folder))
+    return names
 
 
 def quote(name):

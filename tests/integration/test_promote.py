@@ -30,6 +30,9 @@ class Promote(EdgeTest):
                 done = sum(len(w.acked()) for w in writers)
                 wait_until(lambda: sum(len(w.acked()) for w in writers) >= done + 3, 20,
                            lambda: f"writes go on before promotion {i}: {[w.report() for w in writers]}")
+                # Who was third the last time may still be on its way to the new primary.
+                wait_until(lambda: any(r["node"] == target.name and r["connected"] for r in primary.status()["replicas"]), 10,
+                           lambda: f"{target.name} follows {primary.name}: {primary.status()}")
                 answer = cluster.promote(target, via=primary)
                 self.assertEqual(answer["primary"], target.name)
                 self.assertGreater(answer["epoch"], epoch)
