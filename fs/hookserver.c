@@ -438,7 +438,10 @@ static void take_role(struct hookserver *h, const struct hook_msg *m, const char
     }
     if (role_get(h->fs) != (enum hooks_role)m->value)
         log_info("hooks", "this node is %s now (primary: %.*s)", names[m->value], (int)m->text_len, text);
+    /* Creations check the role and happen under this lock: after it, none that the old role allowed is under way. */
+    pthread_rwlock_wrlock(&h->fs->ns);
     role_set(h->fs, (enum hooks_role)m->value, text, m->text_len);
+    pthread_rwlock_unlock(&h->fs->ns);
     if (m->value == HOOKS_ROLE_PRIMARY) {
         table_lock(h->fs->table);
         end_asks(h, needs_no_fence);

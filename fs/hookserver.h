@@ -46,7 +46,7 @@ struct hook_ask {
     char text[256];  /* NUL-terminated */
     size_t text_len;
 
-    /* Private to hooks.c. */
+    /* Private to hookserver.c. */
     struct spare_work work;
     uint64_t id, deadline;
     bool sent;

@@ -195,8 +195,8 @@ int main(int argc, char **argv)
         return 2;
     }
     int rc = run(&fs, table_fd, hooks_fd, &e);
-    if (rc == 0)
-        return 0;
-    log_error("fs", "%s", e.text);
-    return rc == -EOPNOTSUPP ? SESSION_EXIT_NO_RESEND : 1;
+    if (rc)
+        log_error("fs", "%s", e.text);
+    /* Other threads are still about: no handlers, no freeing. */
+    _exit(rc == 0 ? 0 : rc == -EOPNOTSUPP ? SESSION_EXIT_NO_RESEND : 1);
 }

@@ -123,10 +123,9 @@ static bool is_companion_of_database(struct call *c, uint64_t parent, const char
 {
     char path[FS_PATH_MAX + 1];
     struct stat st;
-    int n = ops_child_path(c->fs, parent, name, path);
-    if (n <= 0)
+    if (ops_child_path(c->fs, parent, name, path))
         return false;
-    path[(size_t)n - (strlen(name) - base_len)] = 0;
+    path[strlen(path) - (strlen(name) - base_len)] = 0;
     return fstatat(c->fs->db_fd, path, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode);
 }
 

@@ -3,6 +3,7 @@
 #include "lib/log.h"
 #include "lib/util.h"
 #include "replicator/hooks.h"
+#include "replicator/walview.h"
 #include "replicator/worker.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -90,6 +91,8 @@ int apply_file_open(struct node *n, struct database *db, struct err *e)
     }
     if (!rc && f->wal)
         rc = open_wal(n, db, f, e);
+    if (!rc && f->wal && !database_load(n->databases, db, e))
+        walview_say_size(n, db, f->index, f->fence.shm_fd, database_dbstate(db)->page_size, true);
     f->open = true;
     if (rc)
         apply_file_close(n, db);

@@ -118,12 +118,11 @@ static int run_locked(struct node *n, struct database *db, const struct apply_tx
         return rc ? rc : 1;
     }
     if (!rc)
-        rc = sums_begin(db->sums, tx->first_lsn, tx->last_lsn, tx->commit, e);
-    if (!rc) {
+        rc = sums_reserve(db->sums, tx->commit, e);
+    if (!rc)
         rc = write_tx(n, db, tx, st.wal_mode, &st, e);
-        if (rc)
-            sums_touch(db->sums, database_dbstate(db)); /* nothing was entered */
-    }
+    if (!rc) /* killed before this line: the log has the record, and it is entered again */
+        rc = sums_begin(db->sums, tx->first_lsn, tx->last_lsn, tx->commit, e);
     if (!rc) {
         for (uint32_t i = 0; i < l.n; i++)
             sums_set(db->sums, l.v[i].pgno, l.v[i].sum);

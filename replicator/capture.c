@@ -154,10 +154,10 @@ static uint64_t run_files(struct capture *c)
     return next;
 }
 
-static void watch_fd(struct capture *c, int fd)
+static void watch_fd(int epoll_fd, int fd)
 {
     struct epoll_event ev = {.events = EPOLLIN, .data.fd = fd};
-    epoll_ctl(c->epoll_fd, EPOLL_CTL_ADD, fd, &ev);
+    epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &ev);
 }
 
 static void connect_hooks(struct capture *c)
@@ -171,7 +171,43 @@ static void connect_hooks(struct capture *c)
         return;
     }
     c->hooks_fd = fd;
-    watch_fd(c, fd);
+    watch_fd(c->epoll_fd, fd);
+    c->hooks_ready = true;
+}
+
+/* Decides whether the next look is held back; see CAPTURE_BUSY_NS. */
+static void note_records(struct capture *c)
+{
+    uint64_t lsn = rlog_last(c->node->rlog).lsn, now;
+    if (lsn == c->last_lsn)
+        return;
+    now = now_ns();
+    if (now - c->last_record_ns < CAPTURE_BUSY_NS)
+        c->hold_until_ns = now + CAPTURE_HOLD_NS;
+    c->last_lsn = lsn;
+    c->last_record_ns = now;
+}
+
+static void wait_for_events(struct capture *c, uint64_t next, bool hold)
+{
+    struct epoll_event ev[4];
+    bool captures = node_role(c->node) == NODE_PRIMARY || node_role(c->node) == NODE_HANDING_OVER;
+    if (hold)
+        next = MAX(next, c->hold_until_ns);
+    if (c->hooks_fd < 0)
+        next = MIN(next, c->reconnect_ns);
+    uint64_t now = now_ns(), wait = next <= now ? 0 : next - now;
+    struct timespec t = {(time_t)(wait / 1000000000u), (long)(wait % 1000000000u)};
+    int from = hold || !captures ? c->epoll_fd : c->all_fd;
+    int n = epoll_pwait2(from, ev, 4, next == UINT64_MAX ? NULL : &t, NULL);
+    if (from == c->all_fd && n > 0) /* which of the inner ones: without waiting */
+        n = epoll_wait(c->epoll_fd, ev, 4, 0);
+    for (int i = 0; i < n; i++) {
+        uint64_t v;
+        if (ev[i].data.fd == c->wake_fd && read(c->wake_fd, &v, sizeof v) < 0) { /* somebody else's wake was read with it */
+        }
+        c->hooks_ready |= ev[i].data.fd == c->hooks_fd;
+    }
 }
 
 static void *run(void *arg)
@@ -180,34 +216,32 @@ static void *run(void *arg)
     prctl(PR_SET_NAME, "capture");
     prctl(PR_SET_TIMERSLACK, 1000ul); /* ns: the looks for a publication are tens of µs apart */
     for (;;) {
-        struct epoll_event ev[4];
         pthread_mutex_lock(&c->lock);
         bool stop = c->stop;
         pthread_mutex_unlock(&c->lock);
         if (stop)
             return NULL;
         connect_hooks(c);
-        capture_events_inotify(c);
-        if (c->hooks_fd >= 0)
+        bool waiters = have_waiters(c), hold = !waiters && now_ns() < c->hold_until_ns;
+        uint64_t next = c->hold_until_ns;
+        if (!hold)
+            capture_events_inotify(c);
+        if (c->hooks_fd >= 0 && (c->hooks_ready || waiters)) {
+            c->hooks_ready = false;
             capture_events_hooks(c);
+        }
         take_requests(c);
-        uint64_t next = run_files(c);
-        if (have_waiters(c)) {
+        if (!hold) {
+            next = run_files(c);
+            note_records(c);
+            hold = !waiters && now_ns() < c->hold_until_ns;
+        }
+        if (waiters) {
             serve_waiters(c);
             for (struct capture_file *cf = c->files; cf && next; cf = cf->next)
                 next = cf->dirty ? 0 : next;
         }
-        if (c->hooks_fd < 0)
-            next = MIN(next, c->reconnect_ns);
-        uint64_t now = now_ns(), wait = next <= now ? 0 : next - now;
-        struct timespec t = {(time_t)(wait / 1000000000u), (long)(wait % 1000000000u)};
-        int n = epoll_pwait2(c->epoll_fd, ev, 4, next == UINT64_MAX ? NULL : &t, NULL);
-        for (int i = 0; i < n; i++)
-            if (ev[i].data.fd == c->wake_fd) {
-                uint64_t v;
-                if (read(c->wake_fd, &v, sizeof v) < 0) { /* somebody else's wake was read with it */
-                }
-            }
+        wait_for_events(c, next, hold);
     }
 }
 
@@ -220,6 +254,7 @@ int capture_open(struct node *n, struct capture **out, struct err *e)
     c->hooks_fd = -1;
     c->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     c->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    c->all_fd = epoll_create1(EPOLL_CLOEXEC);
     pthread_mutex_init(&c->lock, NULL);
     pthread_condattr_t a;
     pthread_condattr_init(&a);
@@ -227,12 +262,13 @@ int capture_open(struct node *n, struct capture **out, struct err *e)
     pthread_cond_init(&c->answered, &a);
     pthread_condattr_destroy(&a);
     *out = c;
-    int rc = c->wake_fd < 0 || c->epoll_fd < 0 ? err_errno(e, errno, "epoll") : capture_wal_open(&c->wal, e);
+    int rc = c->wake_fd < 0 || c->epoll_fd < 0 || c->all_fd < 0 ? err_errno(e, errno, "epoll") : capture_wal_open(&c->wal, e);
     if (!rc)
         rc = dirwatch_open(n, &c->dirwatch, e);
     if (!rc) {
-        watch_fd(c, c->wake_fd);
-        watch_fd(c, dirwatch_fd(c->dirwatch));
+        watch_fd(c->epoll_fd, c->wake_fd);
+        watch_fd(c->all_fd, c->epoll_fd);
+        watch_fd(c->all_fd, dirwatch_fd(c->dirwatch));
         rc = pthread_create(&c->thread, NULL, run, c);
         if (rc)
             rc = err_errno(e, rc, "start the capture thread");
@@ -322,6 +358,7 @@ void capture_close(struct capture *c)
     capture_wal_close(c->wal);
     close(c->wake_fd);
     close(c->epoll_fd);
+    close(c->all_fd);
     free(c->noticed);
     free(c->diffs);
     pthread_cond_destroy(&c->answered);

@@ -24,7 +24,7 @@ static bool companion_exists(const struct node *n, const struct database *db, co
 /* Opens the view with slot 4 held. */
 static int open_held(struct node *n, struct database *db, struct walview *v, struct err *e)
 {
-    int rc = walview_open(n, db, false, v, e);
+    int rc = walview_open(n, db, true, v, e);
     for (int i = 0; !rc && i < 100; i++) { /* exclusive holders have it for microseconds */
         rc = walview_hold(v);
         if (rc != -EAGAIN)
@@ -58,9 +58,10 @@ void capture_map_job(struct node *n, struct database *db, uint64_t attempt)
             walview_close(db, &v);
         return;
     }
-    if (!rc)
+    if (!rc) {
+        walview_say_size(n, db, v.index, v.shm_fd, database_dbstate(db)->page_size, false);
         attach(db, cf, &v);
-    else if (rc == ERR_AGAIN_LATER && attempt < 200 && companion_exists(n, db, LAYOUT_WAL)) {
+    } else if (rc == ERR_AGAIN_LATER && attempt < 200 && companion_exists(n, db, LAYOUT_WAL)) {
         pthread_mutex_unlock(&db->lock);
         if (!worker_post(n->worker, capture_map_job, db, attempt + 1, attempt < 20 ? 200000u : RETRY_NS))
             return;

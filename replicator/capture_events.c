@@ -42,7 +42,7 @@ static struct capture_file *file_by_name(struct capture *c, const char *name)
     struct err e;
     struct database *db = databases_get(c->node->databases, name, &e);
     if (!db)
-        log_warn("capture", "%s", e.text);
+        node_warn(c->node, "a file is not replicated: %s", e.text);
     return db ? capture_file_of(c, db) : NULL;
 }
 
@@ -82,8 +82,8 @@ static void on_inotify(void *ctx, const char *path, uint32_t mask)
     } else if (strcmp(suffix, LAYOUT_JOURNAL) != 0) {
         cf->dirty = true;
         cf->recheck |= names_changed;
-        if (cf->look_ns) /* a fresh write: publication is near, start the back-off again */
-            cf->look_ns = 0;
+        if (cf->look_ns && now_ns() - cf->look_since_ns > 20000000u)
+            cf->look_ns = 0; /* a fresh write after a long time: publication is near, start the back-off again */
     }
 }
 
@@ -128,8 +128,9 @@ static void look_at_file(struct capture *c, const char *path)
     struct err e;
     pthread_mutex_lock(&cf->db->lock);
     bool unknown = cf->db->state == DATABASE_UNKNOWN || cf->db->state == DATABASE_ABSENT;
-    /* With a state that can be believed and a WAL the frames tell what is missing; otherwise pages are compared. */
-    if (unknown && in_wal && !database_load(c->node->databases, cf->db, &e) && database_dbstate(cf->db)->txid) {
+    /* If we know a place in the WAL, and it is still that WAL, the frames tell what is missing. Otherwise pages are compared: any number
+     * of WALs may have come and gone while nobody watched. */
+    if (unknown && in_wal && !database_load(c->node->databases, cf->db, &e) && database_dbstate(cf->db)->wal_frame) {
         database_mark(cf->db, DATABASE_OK, NULL);
         unknown = false;
     }
@@ -374,4 +375,5 @@ void capture_events_hooks(struct capture *c)
             on_event(c, &m, path, text);
         }
     }
+    c->hooks_ready = true; /* there may be more */
 }

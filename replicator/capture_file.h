@@ -34,6 +34,7 @@ struct capture_file {
     uint64_t look_ns;      /* look again at this time; 0: no */
     uint64_t look_wait_ns; /* the present back-off */
     uint64_t look_since_ns;
+    uint64_t publish_ns;   /* how long a publication took after its first look, averaged */
     uint64_t diff_ns;      /* diff at this time; 0: no */
     uint64_t diff_first_ns;
     uint64_t deferred[CAPTURE_DEFERRED_MAX]; /* hooks to be answered once it is captured */

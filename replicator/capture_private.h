@@ -7,6 +7,11 @@
 #include "replicator/dirwatch.h"
 #include "replicator/hooks.h"
 
+/* When records follow each other this closely, the next look waits a little: what is committed meanwhile goes into one record, and the cores are
+ * left to the application. A commit after a pause is captured at once. */
+#define CAPTURE_BUSY_NS 1000000u
+#define CAPTURE_HOLD_NS 350000u
+
 #define CAPTURE_QUIET_NS 100000000u   /* a change without a commit signal is looked at this long after the last one … */
 #define CAPTURE_QUIET_MAX_NS 1000000000u /* … but no later than this after the first */
 
@@ -20,14 +25,18 @@ struct capture_waiter {
 struct capture {
     struct node *node;
     pthread_t thread;
-    int wake_fd, epoll_fd;
+    int wake_fd;
+    int epoll_fd; /* hooks, wake_fd */
+    int all_fd;   /* those, and inotify: what is waited for unless looks are held back, or this node does not capture */
     struct dirwatch *dirwatch;
     struct capture_wal *wal;
     /* capture thread only */
     struct capture_file *files;
     uint64_t round; /* counts rounds of the loop, from 1 */
     int hooks_fd;
+    bool hooks_ready;
     uint64_t reconnect_ns;
+    uint64_t last_lsn, last_record_ns, hold_until_ns;
     /* guarded by lock */
     pthread_mutex_t lock;
     pthread_cond_t answered;

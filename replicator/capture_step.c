@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 
+#define LOOK_FIRST_MAX_NS 2000000u
 #define LOOK_FIRST_NS 20000u /* back-off of looking for the publication of frames that are in the WAL already */
 
 static bool wal_exists(const struct node *n, const struct database *db)
@@ -111,9 +112,11 @@ static void look_again(struct capture_file *cf)
     uint64_t now = now_ns();
     if (!cf->look_ns) {
         cf->look_since_ns = now;
-        cf->look_wait_ns = LOOK_FIRST_NS;
+        cf->look_wait_ns = MAX(LOOK_FIRST_NS, MIN(cf->publish_ns - cf->publish_ns / 4, LOOK_FIRST_MAX_NS));
     } else {
         uint64_t age = now - cf->look_since_ns;
+        if (cf->look_wait_ns > LOOK_FIRST_NS * 2 && age < 20000000u)
+            cf->look_wait_ns = LOOK_FIRST_NS; /* the guess was too short by a little */
         uint64_t cap = age < 20000000u ? 50000u : age < 200000000u ? 1000000u : age < 5000000000u ? 10000000u : 200000000u;
         cf->look_wait_ns = MIN(cf->look_wait_ns + cf->look_wait_ns / 2, cap);
     }
@@ -199,7 +202,12 @@ static void leave_old_wal(struct capture *c, struct capture_file *cf)
 static void step_mapped(struct capture *c, struct capture_file *cf)
 {
     struct walindex_header h;
+    uint64_t before = database_dbstate(cf->db)->lsn;
     int rc = catch_up(c, cf, &h);
+    if (cf->look_ns && database_dbstate(cf->db)->lsn != before) {
+        cf->publish_ns = (cf->publish_ns * 3 + MIN(now_ns() - cf->look_since_ns, 10000000u)) / 4;
+        cf->look_ns = 0;
+    }
     if (rc == ERR_AGAIN_LATER) {
         look_again(cf);
         return;

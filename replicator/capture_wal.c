@@ -292,5 +292,9 @@ int capture_wal_closed(struct capture_wal *c, struct node *n, struct database *d
         if (!rc)
             tx.pages[i].sum = page_checksum(tx.pages[i].pgno, page, tx.page_size);
     }
-    return rc ? rc : tx_record(n, db, &tx, c->enc, e);
+    bool changed = tx.commit != old->commit;
+    for (uint32_t i = 0; i < tx.n_pages && !changed; i++)
+        changed = sums_get(db->sums, tx.pages[i].pgno) != tx.pages[i].sum;
+    /* Nothing new: it had been captured while it was mapped. */
+    return rc || !changed ? rc : tx_record(n, db, &tx, c->enc, e);
 }

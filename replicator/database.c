@@ -60,10 +60,31 @@ void databases_close(struct databases *d, bool clean)
     free(d);
 }
 
+/* RFC 3629: no overlong forms, no surrogates, nothing above U+10FFFF. Names stand in JSON, which knows nothing else. */
+static bool utf8_valid(const char *s)
+{
+    const unsigned char *p = (const unsigned char *)s;
+    while (*p) {
+        uint32_t c = *p++;
+        int more = c < 0x80 ? 0 : c >= 0xc2 && c <= 0xdf ? 1 : (c & 0xf0) == 0xe0 ? 2 : c >= 0xf0 && c <= 0xf4 ? 3 : -1;
+        if (more < 0)
+            return false;
+        c &= more == 0 ? 0x7fu : 0x3fu >> more;
+        for (int i = 0; i < more; i++, p++) {
+            if ((*p & 0xc0) != 0x80)
+                return false;
+            c = c << 6 | (*p & 0x3fu);
+        }
+        if ((more == 2 && c < 0x800) || (more == 3 && (c < 0x10000 || c > 0x10ffff)) || (c >= 0xd800 && c <= 0xdfff))
+            return false;
+    }
+    return true;
+}
+
 static bool name_allowed(const char *name)
 {
     size_t n = strlen(name);
-    if (n == 0 || n > LAYOUT_NAME_MAX || name[0] == '/' || name[n - 1] == '/')
+    if (!utf8_valid(name) || n == 0 || n > LAYOUT_NAME_MAX || name[0] == '/' || name[n - 1] == '/')
         return false;
     for (const char *p = name; *p;) {
         const char *end = strchrnul(p, '/');
@@ -105,7 +126,7 @@ struct database *databases_get(struct databases *d, const char *name, struct err
 {
     struct entry *en = NULL;
     if (!name_allowed(name)) {
-        err_set(e, -EINVAL, "\"%.200s\" cannot be the name of a database (1 to %d bytes, no empty, \".\" or \"..\" component)", name,
+        err_set(e, -EINVAL, "\"%.200s\" cannot be the name of a database (1 to %d bytes of UTF-8, no empty, \".\" or \"..\" component)", name,
                 LAYOUT_NAME_MAX);
         return NULL;
     }

@@ -445,7 +445,7 @@ static void *acknowledge(void *arg)
                 said_ns = now_ns();
             }
         }
-        nanosleep(&(struct timespec){.tv_nsec = ACK_MS * 1000000l}, NULL);
+        nanosleep(&(struct timespec){.tv_nsec = (due ? 1 : 4) * ACK_MS * 1000000l}, NULL);
     }
     http_client_free(c);
     return NULL;

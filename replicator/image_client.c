@@ -216,13 +216,12 @@ static int install_new(struct fetch *f, struct err *e)
     };
     if (ftruncate(f->fd, (off_t)st.commit * st.page_size) || fchown(f->fd, f->parent.st_uid, f->parent.st_gid))
         return err_errno(e, errno, "finish the image of %s", db->name);
-    int rc = sums_begin(db->sums, st.lsn, st.lsn, st.commit, e);
+    int rc = sums_reserve(db->sums, st.commit, e);
     if (rc)
         return rc;
-    if (renameat(n->mount_fd, f->temp, n->mount_fd, db->name)) {
-        sums_touch(db->sums, database_dbstate(db));
+    if (renameat(n->mount_fd, f->temp, n->mount_fd, db->name))
         return err_errno(e, errno, "put the image of %s in place", db->name);
-    }
+    /* Not sums_begin: the log does not hold these pages. Killed from here on: needs_image still stands, and the image comes again. */
     for (uint32_t p = 1; p <= st.commit; p++)
         sums_set(db->sums, p, f->sums[p - 1]);
     sums_commit(db->sums, &st);
@@ -344,7 +343,9 @@ static int fetch_image(struct image_client *c, struct database *db, struct err *
         if (!rc)
             log_info("image", "%s: %u pages of %u bytes in %llu ms, LSN %llu", db->name, f.end.commit, f.end.page_size,
                      (unsigned long long)(now_ns() - began) / 1000000u, (unsigned long long)f.end.lsn);
+        pthread_mutex_lock(&db->sqlite); /* it may be the database by now: see database.h */
         close(f.fd);
+        pthread_mutex_unlock(&db->sqlite);
         if (unlinkat(c->node->mount_fd, f.temp, 0) && errno != ENOENT)
             log_warn("image", "cannot remove %s: %s", f.temp, err_name(errno));
     }

@@ -19,6 +19,7 @@
 #include <event2/event.h>
 #include <event2/thread.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/socket.h>
@@ -184,6 +185,10 @@ int main(int argc, char **argv)
         config_die("edgefs-replicator", &e);
     log_init("edgefs-replicator", config->node, config->log_level);
     signal(SIGPIPE, SIG_IGN);
+    /* Checksum lists of whole databases come and go: they must not stay in the heap. (glibc raises the threshold by itself otherwise.) */
+    mallopt(M_MMAP_THRESHOLD, 128 << 10);
+    mallopt(M_TRIM_THRESHOLD, 256 << 10);
+    mallopt(M_ARENA_MAX, 2);
     evthread_use_pthreads();
     p.base = event_base_new();
     int rc = p.base ? startup_open(&p.node, config, &e) : err_errno(&e, ENOMEM, "event loop");

@@ -215,7 +215,7 @@ const uint64_t *sums_array(const struct sums *s, uint32_t *n)
     return entries(s);
 }
 
-int sums_begin(struct sums *s, uint64_t from_lsn, uint64_t to_lsn, uint32_t commit, struct err *e)
+int sums_reserve(struct sums *s, uint32_t commit, struct err *e)
 {
     if (commit > capacity(s)) {
         /* An eighth more than asked for, so that a growing database does not come here for every page. */
@@ -230,6 +230,14 @@ int sums_begin(struct sums *s, uint64_t from_lsn, uint64_t to_lsn, uint32_t comm
         s->map = m;
         s->size = size;
     }
+    return 0;
+}
+
+int sums_begin(struct sums *s, uint64_t from_lsn, uint64_t to_lsn, uint32_t commit, struct err *e)
+{
+    int rc = sums_reserve(s, commit, e);
+    if (rc)
+        return rc;
     s->h->updating_from = from_lsn;
     s->h->updating_to = to_lsn;
     atomic_thread_fence(memory_order_release);

@@ -53,8 +53,11 @@ uint64_t sums_get(const struct sums *s, uint32_t pgno);
 /* The array, page 1 first; *n entries. Valid until the next sums_begin. */
 const uint64_t *sums_array(const struct sums *s, uint32_t *n);
 
-/* Begins a change that makes the database commit pages long: allocates (never sparse: a full disk is an error here, not a
- * SIGBUS later). On failure nothing has changed. */
+/* Room for a database of commit pages: allocates (never sparse: a full disk is an error here, not a SIGBUS later). On failure nothing has
+ * changed. */
+int sums_reserve(struct sums *s, uint32_t commit, struct err *e);
+/* Begins a change that makes the database commit pages long, reserving first. Whoever dies between this and sums_commit leaves word that the change IS
+ * in the database (replica) or in the log (primary): so not before that is so. Cannot fail after a sums_reserve of as much. */
 int sums_begin(struct sums *s, uint64_t from_lsn, uint64_t to_lsn, uint32_t commit, struct err *e);
 void sums_set(struct sums *s, uint32_t pgno, uint64_t checksum);
 /* Ends it: state becomes *st; entries beyond st->commit are forgotten. */

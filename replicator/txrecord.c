@@ -94,7 +94,8 @@ int tx_record(struct node *n, struct database *db, const struct tx *tx, struct l
         };
         rc = encode(n, db, tx, &h, st.checksum, first, enc, e);
     }
-    /* Room in the sidecar before the record is visible: after that nothing may fail. */
+    /* Room in the sidecar before the record is visible: after that nothing may fail. (If the record does not get into the log the next start
+     * sees that it is not there.) */
     if (!rc)
         rc = sums_begin(db->sums, st.lsn, st.lsn, tx->commit, e);
     if (rc) {

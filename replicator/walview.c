@@ -91,3 +91,22 @@ int walview_header(struct walview *v)
         return ERR_AGAIN_LATER;
     return 0;
 }
+
+void walview_say_size(const struct node *n, const struct database *db, struct walindex *index, int shm_fd, uint32_t page_size, bool locked)
+{
+    struct walindex_header h;
+    struct stat st;
+    if (!page_size || walindex_read(index, &h) || h.max_frame || h.page_count)
+        return;
+    if (!locked && lock_range(shm_fd, F_WRLCK, WALINDEX_WRITE_LOCK, 1))
+        return; /* a writer is at work, and will say it itself */
+    if (!walindex_read(index, &h) && !h.max_frame && !h.page_count && !fstatat(n->db_fd, db->name, &st, AT_SYMLINK_NOFOLLOW) &&
+        st.st_size >= (off_t)page_size) {
+        h.page_size = page_size;
+        h.page_count = (uint32_t)(st.st_size / page_size);
+        h.change++;
+        walindex_publish(index, &h);
+    }
+    if (!locked)
+        (void)lock_range(shm_fd, F_UNLCK, WALINDEX_WRITE_LOCK, 1);
+}
