@@ -192,8 +192,8 @@ static void wait_for_events(struct capture *c, uint64_t next, bool hold)
 {
     struct epoll_event ev[4];
     bool captures = node_role(c->node) == NODE_PRIMARY || node_role(c->node) == NODE_HANDING_OVER;
-    if (hold)
-        next = MAX(next, c->hold_until_ns);
+    if (hold) /* then events count again, and looks that were due */
+        next = c->hold_until_ns;
     if (c->hooks_fd < 0)
         next = MIN(next, c->reconnect_ns);
     uint64_t now = now_ns(), wait = next <= now ? 0 : next - now;
@@ -223,7 +223,7 @@ static void *run(void *arg)
             return NULL;
         connect_hooks(c);
         bool waiters = have_waiters(c), hold = !waiters && now_ns() < c->hold_until_ns;
-        uint64_t next = c->hold_until_ns;
+        uint64_t next = 0;
         if (!hold)
             capture_events_inotify(c);
         if (c->hooks_fd >= 0 && (c->hooks_ready || waiters)) {

@@ -10,7 +10,7 @@
 /* When records follow each other this closely, the next look waits a little: what is committed meanwhile goes into one record, and the cores are
  * left to the application. A commit after a pause is captured at once. */
 #define CAPTURE_BUSY_NS 1000000u
-#define CAPTURE_HOLD_NS 350000u
+#define CAPTURE_HOLD_NS 400000u
 
 #define CAPTURE_QUIET_NS 100000000u   /* a change without a commit signal is looked at this long after the last one … */
 #define CAPTURE_QUIET_MAX_NS 1000000000u /* … but no later than this after the first */
