@@ -103,9 +103,9 @@ void api_databases(struct http_request *req, void *arg)
 
 /* ---- checksum ---- */
 
-/* What the sidecar says next to what the pages say. Both may be ahead of the other while the database is being written: then the state of
- * the scan is compared with the past, and single pages are not named. */
-static void compare(struct call *c, struct database *db, const struct scan_result *r)
+/* What the sidecar says next to what the pages say. Either may be ahead of the other while the database is being written: pages that were
+ * written in between are left out, and count as tracked in the checksum. */
+static void compare(struct call *c, struct database *db, struct scan *s, const struct scan_result *r)
 {
     json_t *bad = json_array();
     json_int_t count = 0;
@@ -116,7 +116,7 @@ static void compare(struct call *c, struct database *db, const struct scan_resul
         const uint64_t *tracked = db->sums ? sums_array(db->sums, &n) : NULL;
         for (uint32_t p = 1; p <= pages; p++) {
             uint64_t is = p <= r->commit ? r->sums[p - 1] : 0, should = p <= n && tracked ? tracked[p - 1] : 0;
-            if (p == lock || is == should)
+            if (p == lock || is == should || scan_in_flux(s, p, &st))
                 continue;
             if (++count <= BAD_PAGES_MAX)
                 json_array_append_new(bad, json_integer(p));
@@ -125,7 +125,7 @@ static void compare(struct call *c, struct database *db, const struct scan_resul
     pthread_mutex_unlock(&db->lock);
     c->answer = json_pack("{s:s,s:I,s:I,s:I,s:I,s:o,s:o,s:O,s:I}", "name", db->name, "txid", (json_int_t)st.txid, "lsn",
                           (json_int_t)st.lsn, "page_size", (json_int_t)r->page_size, "pages", (json_int_t)r->commit, "checksum",
-                          request_hex(r->checksum), "tracked", request_hex(st.checksum), "bad_pages", bad, "bad_count", count);
+                          request_hex(count ? r->checksum : st.checksum), "tracked", request_hex(st.checksum), "bad_pages", bad, "bad_count", count);
     json_decref(bad);
 }
 
@@ -157,7 +157,7 @@ static void checksum_work(struct call *c)
         int rc = scan_open(n, db, &s, &r, &c->e);
         if (!rc) {
             json_decref(c->answer);
-            compare(c, db, &r);
+            compare(c, db, s, &r);
             scan_close(s);
             scan_result_free(&r);
         }

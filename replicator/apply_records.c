@@ -597,7 +597,7 @@ static int wait_for_image(void *ctx, struct database *db)
     pthread_mutex_lock(&db->lock);
     if (db->state != DATABASE_ABSENT && db->state != DATABASE_OTHER) {
         db->pending = 0;
-        apply_needs_image(r->node, db, r->lsn + 1, "waiting for an image");
+        apply_needs_image(r->node, db, 1, "waiting for an image"); /* 1: until it is there no position has been reached */
     }
     pthread_mutex_unlock(&db->lock);
     return 0;

@@ -171,7 +171,7 @@ static void mark_result(struct database *db, int rc, const struct scan_result *r
                       "journal_mode is not WAL: changes are found by comparing all pages after each one (slow, and several transactions may "
                       "become one); PRAGMA journal_mode=WAL is what this file system is made for");
     else if (rc == 0 && !database_dbstate(db)->txid)
-        database_mark(db, DATABASE_UNKNOWN, NULL); /* an empty file */
+        database_mark(db, DATABASE_OTHER, NULL); /* an empty file: no database yet */
     else if (rc == 0)
         database_mark(db, DATABASE_OK, NULL);
     else if (rc == ERR_NOT_DATABASE)

@@ -334,6 +334,17 @@ int scan_page(struct scan *s, uint32_t pgno, void *buf, struct err *e)
     return 0;
 }
 
+bool scan_in_flux(struct scan *s, uint32_t pgno, const struct dbstate *st)
+{
+    struct walindex_header now;
+    if (!s->wal || walindex_read(s->view.index, &now))
+        return s->wal;
+    bool same = st->wal_salt1 == s->head.salt1 && st->wal_salt2 == s->head.salt2;
+    uint32_t common = same ? MIN(st->wal_frame, s->head.max_frame) : 0;
+    uint32_t newest = walindex_find(s->view.index, pgno, now.max_frame, NULL);
+    return newest > common;
+}
+
 void scan_close(struct scan *s)
 {
     if (!s)

@@ -33,6 +33,9 @@ struct scan;
 int scan_open(struct node *n, struct database *db, struct scan **out, struct scan_result *r, struct err *e);
 /* Reads page pgno again, into buf of page_size bytes: of the same state if there is a WAL, else as it is now. */
 int scan_page(struct scan *s, uint32_t pgno, void *buf, struct err *e);
+/* True if page pgno has a frame that is newer than what is common to the scan's state and st (the tracked state, with db->lock held): then the two
+ * may well differ in it, and that says nothing. */
+bool scan_in_flux(struct scan *s, uint32_t pgno, const struct dbstate *st);
 void scan_close(struct scan *s);
 void scan_result_free(struct scan_result *r);
 

@@ -44,7 +44,11 @@ static int load_token(struct node *n, struct err *e)
     n->token = first_line(n->config->token_file, e);
     if (!n->token)
         return err_wrap(e, "token file");
-    return strlen(n->token) >= 16 ? 0 : err_set(e, ERR_CONFIG, "token file %s: the token must have at least 16 characters", n->config->token_file);
+    if (!*n->token)
+        return err_set(e, ERR_CONFIG, "token file %s: its first line, the token, is empty", n->config->token_file);
+    if (strlen(n->token) < 16)
+        log_warn("startup", "token file %s: a token of %zu characters can be guessed; use 16 or more", n->config->token_file, strlen(n->token));
+    return 0;
 }
 
 /* ---- sidecars ---- */

@@ -582,12 +582,13 @@ def settle(primary, timeout=30):
         nonlocal why
         lsn = primary.status()["lsn"]
         entries = primary.databases()
-        missing = [n for n in database_files(primary.mount) if entries.get(n, {}).get("kind") != "database"]
+        files = database_files(primary.mount)
+        missing = [n for n in files if entries.get(n, {}).get("kind") != "database"]
         if missing:
             why = f"{missing} are not listed"
             return None
         for name, entry in entries.items():
-            if entry["kind"] != "database" or entry["state"] not in ("ok", "unknown"):
+            if name not in files or entry["kind"] != "database" or entry["state"] not in ("ok", "unknown"):
                 continue
             if not entry["txid"] or not 0 < entry["lsn"] <= lsn:  # known, and not in the log yet
                 why = f"{name}: listed as {entry}, at LSN {lsn}"

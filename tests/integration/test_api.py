@@ -88,7 +88,7 @@ class Api(EdgeTest):
             self.assertEqual(b.api("GET", f"/v1/databases?lsn={points[-1] + 1000}&wait_ms=50")[0], 408)
 
     def test_token(self):
-        with Cluster(2, token="s3cret-token") as cluster:
+        with Cluster(2, token="s3cret-token-of-the-test") as cluster:
             a, b = cluster.nodes
             harness.make_load_db(a)
             a.sql("load.db", "INSERT INTO t (w, s) VALUES (1, 1)")
@@ -97,7 +97,7 @@ class Api(EdgeTest):
             for method, path in (("GET", "/v1/status"), ("GET", "/v1/databases"), ("GET", "/metrics"), ("POST", "/v1/promote"),
                                  ("GET", "/v1/stream?epoch=0&lsn=0"), ("PUT", "/v1/databases/x.db"), ("GET", "/v1/nothing"),
                                  ("GET", "/v1/databases/load.db/image"), ("POST", "/v1/ack"), ("POST", "/v1/handover")):
-                for header in (None, "Bearer wrong", "Bearer s3cret-toke", "Bearer s3cret-token2", "Basic s3cret-token", "s3cret-token", "Bearer "):
+                for header in (None, "Bearer wrong", "Bearer s3cret-token-of-the-tes", "Bearer s3cret-token-of-the-test2", "Basic s3cret-token-of-the-test", "s3cret-token-of-the-test", "Bearer "):
                     code, _ = a.api(method, path, headers={"Authorization": header} if header else {}, token=False)
                     self.assertEqual(code, 401, (method, path, header))
             self.assertEqual(a.api("GET", "/v1/status")[0], 200)
@@ -117,11 +117,11 @@ class Api(EdgeTest):
             self.assertIn("token", a.log())
             token = os.path.join(a.tmp, "tok")
             with open(token, "w") as f:
-                f.write("abc\n")
+                f.write("a-token-of-some-length\n")
             os.chmod(token, 0o600)
             with open(a.config_file, "w") as f:
                 f.write(text + f"auth: {{token-file: {token}}}\n")
-            a.token = "abc"
+            a.token = "a-token-of-some-length"
             a.start()
             self.assertEqual(a.api("GET", "/v1/status")[0], 200)
             self.assertEqual(a.api("GET", "/v1/status", token=False)[0], 401)
