@@ -1,8 +1,8 @@
 /* Commits of one row each, as many as there is time for, or at a given rate.
  *
- *   commits DB [--sync FULL] [--seconds S] [--n N] [--rate R] [--warm N] [--table t]
+ *   commits DB [--sync FULL] [--seconds S] [--n N] [--rate R] [--warm N] [--index 1]
  *
- * WAL mode; the row has 100 bytes, the table one index; one prepared INSERT, autocommit. Ends after N commits or S seconds,
+ * WAL mode; the row has 100 bytes, the table one index of random keys (--index 0: none); one prepared INSERT, autocommit. Ends after N commits or S seconds,
  * whichever comes first (0: no such limit), or on SIGTERM. --warm: that many commits before the clock starts. Prints {"commits":…, "seconds":…, "rate":…, "late": …}; late: seconds
  * by which the last commit missed the schedule that --rate set. */
 #include "bench/bench.h"
@@ -28,22 +28,21 @@ static void commit_row(sqlite3_stmt *insert, uint64_t *state)
     db_run(insert);
 }
 
-static sqlite3_stmt *prepare_table(sqlite3 *db, const char *sync, const char *table)
+static sqlite3_stmt *prepare_table(sqlite3 *db, const char *sync, bool with_index)
 {
-    char sql[256];
     if (db_int(db, "SELECT count(*) FROM pragma_journal_mode WHERE journal_mode = 'wal'") == 0)
         db_exec(db, "PRAGMA journal_mode = WAL");
     db_exec(db, "PRAGMA synchronous = %s", sync);
-    db_exec(db, "CREATE TABLE IF NOT EXISTS %s (id INTEGER PRIMARY KEY, k INTEGER, pad TEXT);"
-                "CREATE INDEX IF NOT EXISTS %s_k ON %s (k)", table, table, table);
-    snprintf(sql, sizeof sql, "INSERT INTO %s (k, pad) VALUES (?1, ?2)", table);
-    return db_prepare(db, sql);
+    db_exec(db, "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, k INTEGER, pad TEXT)");
+    if (with_index)
+        db_exec(db, "CREATE INDEX IF NOT EXISTS t_k ON t (k)");
+    return db_prepare(db, "INSERT INTO t (k, pad) VALUES (?1, ?2)");
 }
 
 int main(int argc, char **argv)
 {
     if (argc < 2)
-        die("usage: commits DB [--sync MODE] [--seconds S] [--n N] [--rate R] [--warm N] [--table NAME]");
+        die("usage: commits DB [--sync MODE] [--seconds S] [--n N] [--rate R] [--warm N] [--index 0|1]");
     double seconds = option_number(argc, argv, "--seconds", 0);
     double rate = option_number(argc, argv, "--rate", 0);
     uint64_t n = (uint64_t)option_number(argc, argv, "--n", 0);
@@ -55,7 +54,7 @@ int main(int argc, char **argv)
     prctl(PR_SET_TIMERSLACK, 1000ul, 0ul, 0ul, 0ul);
 
     sqlite3 *db = db_open(argv[1]);
-    sqlite3_stmt *insert = prepare_table(db, option(argc, argv, "--sync", "FULL"), option(argc, argv, "--table", "t"));
+    sqlite3_stmt *insert = prepare_table(db, option(argc, argv, "--sync", "FULL"), option_number(argc, argv, "--index", 1) > 0);
     uint64_t state = 88172645463325252ul ^ (uint64_t)getpid();
     for (double i = option_number(argc, argv, "--warm", 0); i > 0; i--)
         commit_row(insert, &state);

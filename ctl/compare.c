@@ -239,11 +239,12 @@ enum scrub { SCRUB_CLEAN, SCRUB_BAD, SCRUB_UNUSABLE };
 static enum scrub scrub_answer(const json_t *answer, struct page_list *bad)
 {
     const char *found = field_text(answer, "checksum"), *tracked = field_text(answer, "tracked");
-    uint64_t count;
+    uint64_t count, in_flux = 0;
     bad->count = 0;
     if (!found || !tracked || !field_u64(answer, "bad_count", &count))
         return SCRUB_UNUSABLE;
-    if (!count && !strcmp(found, tracked))
+    (void)field_u64(answer, "in_flux", &in_flux); /* pages that were being written: nothing can be said of them, nor of the whole */
+    if (!count && (in_flux || !strcmp(found, tracked)))
         return SCRUB_CLEAN;
     size_t i;
     json_t *page;

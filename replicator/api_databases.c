@@ -104,11 +104,11 @@ void api_databases(struct http_request *req, void *arg)
 /* ---- checksum ---- */
 
 /* What the sidecar says next to what the pages say. Either may be ahead of the other while the database is being written: pages that were
- * written in between are left out, and count as tracked in the checksum. */
+ * written in between are counted (in_flux), not blamed. */
 static void compare(struct call *c, struct database *db, struct scan *s, const struct scan_result *r)
 {
     json_t *bad = json_array();
-    json_int_t count = 0;
+    json_int_t count = 0, in_flux = 0;
     pthread_mutex_lock(&db->lock);
     struct dbstate st = *database_dbstate(db);
     if (r->checksum != st.checksum || r->commit != st.commit) {
@@ -116,16 +116,20 @@ static void compare(struct call *c, struct database *db, struct scan *s, const s
         const uint64_t *tracked = db->sums ? sums_array(db->sums, &n) : NULL;
         for (uint32_t p = 1; p <= pages; p++) {
             uint64_t is = p <= r->commit ? r->sums[p - 1] : 0, should = p <= n && tracked ? tracked[p - 1] : 0;
-            if (p == lock || is == should || scan_in_flux(s, p, &st))
+            if (p == lock || is == should)
                 continue;
+            if (scan_in_flux(s, p, &st)) {
+                in_flux++;
+                continue;
+            }
             if (++count <= BAD_PAGES_MAX)
                 json_array_append_new(bad, json_integer(p));
         }
     }
     pthread_mutex_unlock(&db->lock);
-    c->answer = json_pack("{s:s,s:I,s:I,s:I,s:I,s:o,s:o,s:O,s:I}", "name", db->name, "txid", (json_int_t)st.txid, "lsn",
+    c->answer = json_pack("{s:s,s:I,s:I,s:I,s:I,s:o,s:o,s:O,s:I,s:I}", "name", db->name, "txid", (json_int_t)st.txid, "lsn",
                           (json_int_t)st.lsn, "page_size", (json_int_t)r->page_size, "pages", (json_int_t)r->commit, "checksum",
-                          request_hex(count ? r->checksum : st.checksum), "tracked", request_hex(st.checksum), "bad_pages", bad, "bad_count", count);
+                          request_hex(r->checksum), "tracked", request_hex(st.checksum), "bad_pages", bad, "bad_count", count, "in_flux", in_flux);
     json_decref(bad);
 }
 

@@ -181,14 +181,12 @@ static int source_next(void *ctx, uint32_t *pgno, const uint8_t **page, struct e
     return rc ? rc : ltx_decode_end(s->dec, &s->t, e);
 }
 
-/* Does a record with this header continue what is there? 0; 1: it is a repeat; ERR_CHECKSUM. */
+/* Does a record with this header continue what is there? 0 or ERR_CHECKSUM. (A record that is there already does not come again: LSNs tell.) */
 static int continues(const struct database *db, const struct ltx_header *h, uint64_t txid, uint64_t checksum, uint32_t page_size,
                      struct err *e)
 {
     if (h->min_txid == txid + 1 && (h->min_txid == 1 || (h->pre_checksum == checksum && h->page_size == page_size)))
         return 0;
-    if (h->max_txid <= txid)
-        return 1;
     return err_set(e, ERR_CHECKSUM, "%s: its copy here is at TXID %llu with checksum %016llx, the record continues TXID %llu, %016llx",
                    db->name, (unsigned long long)txid, (unsigned long long)checksum, (unsigned long long)h->min_txid - 1,
                    (unsigned long long)h->pre_checksum);

@@ -32,6 +32,7 @@ struct promotion {
     struct node *n;
     char target[128], url[256];
     uint64_t deadline_ns, fenced_ns, id;
+    bool unknown; /* stopped before it was known whether the target took over: not a write more */
     void (*done)(void *ctx, const struct promotion_result *r);
     void *ctx;
     struct promotion_result result;
@@ -184,6 +185,7 @@ static bool find_out(struct promotion *p)
         node_warn(p->n, "promotion: %s does not answer (%s); no node accepts writes until it does", p->target, e.text);
         nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
     }
+    p->unknown = true;
     return false;
 }
 
@@ -242,6 +244,8 @@ static int run(struct promotion *p)
     if (!rc)
         rc = hand_over(p);
     p->result.pause_ms = (now_ns() - p->fenced_ns) / 1000000u;
+    if (rc && p->unknown) /* this process ends: whoever starts next asks the others who is primary */
+        return rc;
     if (rc) {
         undo(p);
         return rc;

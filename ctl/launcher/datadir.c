@@ -241,6 +241,27 @@ static int say_open(const struct datadir *d, const char *path, struct err *e)
                    *who ? who : "a process that cannot be seen from here");
 }
 
+/* Nobody has the database open, so SQLite would build its wal-index anew. After a crash of the machine an old one may speak of frames
+ * that never reached the disk, and edgefs-replicator, which maps it, would keep SQLite from noticing. */
+int datadir_remove_indexes(const struct datadir *d, struct err *e)
+{
+    char root[PATH_MAX];
+    datadir_path(d->path, LAYOUT_DB, root);
+    char *roots[] = {root, NULL};
+    FTS *walk = fts_open(roots, FTS_PHYSICAL | FTS_XDEV | FTS_NOCHDIR, NULL);
+    if (!walk)
+        return err_errno(e, errno, "%s", root);
+    int rc = 0;
+    FTSENT *entry;
+    while (!rc && (entry = fts_read(walk))) {
+        size_t n = strlen(entry->fts_name), k = strlen(LAYOUT_SHM);
+        if (entry->fts_info == FTS_F && n > k && !strcmp(entry->fts_name + n - k, LAYOUT_SHM) && unlink(entry->fts_path))
+            rc = err_errno(e, errno, "remove %s", entry->fts_path);
+    }
+    (void)fts_close(walk); /* only read */
+    return rc;
+}
+
 int datadir_check_unused(const struct datadir *d, struct err *e)
 {
     char root[PATH_MAX], path[PATH_MAX] = "";

@@ -42,6 +42,9 @@ int datadir_adopt_owner(const struct datadir *d, const char *mount_point, struct
  * -errno. */
 int datadir_check_unused(const struct datadir *d, struct err *e);
 
+/* Removes every wal-index (NAME-shm) under <data>/db: call after datadir_check_unused. 0 or -errno. */
+int datadir_remove_indexes(const struct datadir *d, struct err *e);
+
 void datadir_close(struct datadir *d);
 
 /* <data>/name, into a buffer of PATH_MAX bytes; longer paths come out cut, and fail where they are used. Returns buf. */

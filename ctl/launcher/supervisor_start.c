@@ -175,6 +175,7 @@ int supervisor_prepare(struct supervisor *s, struct err *e)
         return err_set(e, -EINVAL, "the mount point %.160s and the data directory %.160s must not lie within each other", s->mount_point,
                        s->data.path);
     if ((rc = datadir_adopt_owner(&s->data, s->mount_point, e)) || (rc = datadir_check_unused(&s->data, e)) ||
+        (rc = datadir_remove_indexes(&s->data, e)) ||
         (rc = open_sockets(s, e)) || (rc = open_signals(s, e)))
         return rc;
     return supervisor_mount(s, e);
