@@ -374,19 +374,19 @@ def catch_up(passthrough, _sources):
     title = f"a replica that was away catches up with {n:,} small transactions"
     lines = [Line("catch-up", title, "≥ 200,000 tx/s"), Line("catch-up", "the same, into a table with an index of random keys")]
     with harness.Cluster(2, passthrough) as cluster, plain_dir() as plain:
-        for line, index in zip(lines, (0, 1)):
-            rates, plains, notes = [], [], []
+        for line, index, reps in zip(lines, (0, 1), (3, 1)):
+            rates, notes = [], []
             name = f"c{index}.db"
             options = ("--sync", "NORMAL", "--index", index)
             tool("commits", cluster.nodes[0].path(name), *options, "--n", 100)
             cluster.sync()
-            for i in range(3):
+            for _ in range(reps):
                 rate, megabytes, whole = catch_up_once(cluster, name, options, n)
                 rates.append(rate)
                 notes.append((megabytes, whole))
-                plains.append(tool("commits", os.path.join(plain, f"{index}-{i}.db"), *options, "--n", n)["rate"])
+            committing = tool("commits", os.path.join(plain, name), *options, "--n", n)["rate"]
             rate = statistics.median(rates)
-            line.edgefs, line.plain = f"{rate:,.0f} tx/s", f"{statistics.median(plains):,.0f} tx/s (committing)"
+            line.edgefs, line.plain = f"{rate:,.0f} tx/s", f"{committing:,.0f} tx/s (committing)"
             line.ok = rate >= 200000 if line.target else None
             line.notes.append("{:.0f} MB of log; {:.2f} s from `edgefs mount` on".format(*map(statistics.median, zip(*notes))))
     return lines

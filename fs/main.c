@@ -198,5 +198,5 @@ int main(int argc, char **argv)
     if (rc)
         log_error("fs", "%s", e.text);
     /* Other threads are still about: no handlers, no freeing. */
-    _exit(rc == 0 ? 0 : rc == -EOPNOTSUPP ? SESSION_EXIT_NO_RESEND : 1);
+    _exit(rc == 0 ? 0 : rc == -EOPNOTSUPP ? LAUNCH_EXIT_NO_RESEND : 1);
 }

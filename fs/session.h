@@ -7,11 +7,8 @@
 
 #define SESSION_WORKERS 16 /* threads that read requests: as many fsyncs can run at a time */
 
-/* Exit status of edgefs-fs when this kernel cannot hand requests over to a successor (before 6.9). */
-#define SESSION_EXIT_NO_RESEND 3
-
 /* Makes fs->session and comes to terms with the kernel: waits for its INIT and answers it, or replays it and collects what a predecessor
- * left unanswered. Requests are not served yet. 0 or -errno (-EOPNOTSUPP: SESSION_EXIT_NO_RESEND). */
+ * left unanswered. Requests are not served yet. 0 or -errno (-EOPNOTSUPP: this kernel cannot hand requests over to a successor; before 6.9). */
 int session_open(struct fs *fs, const struct fuse_lowlevel_ops *ops, size_t ops_size, struct err *e);
 
 /* Serves until the mount is gone, then returns 0; -errno if it could not begin, or go on. ready() is called once requests are being served.

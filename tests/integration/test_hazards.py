@@ -130,7 +130,7 @@ class Hazards(EdgeTest):
                     out = os.path.join(cluster.tmp, f"copy{i}{n.name}.db")
                     harness.ctl(n, "export", "load.db", out)
                     os.unlink(out)
-                harness.ctl(a, "verify")
+                harness.ctl(a, "verify", "--quick")  # pages that are being written all the time cannot be checked
             for load in writers + [reader, on_b]:
                 load.check_running()
                 result = load.finish()
