@@ -16,7 +16,7 @@ import harness
 from report import Line
 
 TOOLS = os.path.join(harness.BUILD, "bench")
-REPS = 9  # turns of each side: many short ones, because the machine's other load comes and goes
+REPS = 15  # turns of each side: many short ones, because the machine's other load comes and goes
 BIG = 500  # MB of the database that is copied
 READ_DB = 100  # MB of the database that is read
 
@@ -135,7 +135,7 @@ def settled_lsn(node, timeout=30):
 
 
 def commits(sync, target):
-    """Commits of one row of 100 bytes into a table with one index (random keys), 1 s each, each turn on a new database that the replica
+    """Commits of one row of 100 bytes into a table with one index (random keys), 0.5 s each, each turn on a new database that the replica
     already has. The replica follows all the time; how long it needs after the last commit is noted."""
 
     def row(passthrough, _sources):
@@ -149,7 +149,7 @@ def commits(sync, target):
                 path = a.path(f"c{i}.db")
                 tool("commits", path, "--sync", sync, "--n", 100)
                 cluster.sync()
-                rate = tool("commits", path, "--sync", sync, "--warm", 200, "--seconds", 1)["rate"]
+                rate = tool("commits", path, "--sync", sync, "--warm", 200, "--seconds", 0.5)["rate"]
                 start = time.monotonic()
                 b.wait_applied(settled_lsn(a))
                 behind.append((time.monotonic() - start - 0.05) * 1000)
@@ -158,7 +158,7 @@ def commits(sync, target):
             def plain_turn(i):
                 path = os.path.join(plain, f"c{i}.db")
                 tool("commits", path, "--sync", sync, "--n", 100)
-                return tool("commits", path, "--sync", sync, "--warm", 200, "--seconds", 1)["rate"]
+                return tool("commits", path, "--sync", sync, "--warm", 200, "--seconds", 0.5)["rate"]
 
             compare(line, paired(edgefs_turn, plain_turn), "/s", at_least=target)
         line.notes.append(f"after the last commit the replica had everything within {max(0, statistics.median(behind)):.0f} ms")
@@ -172,7 +172,7 @@ def commits(sync, target):
 
 def reads_primary(passthrough, sources):
     """Point reads by primary key at random in a 100 MB database, page cache of 64 pages (cache_size=64), mmap off, each in a read
-    transaction of its own, 1 s. First on a database that has a WAL with a frame in it (one connection that wrote stays
+    transaction of its own, 0.5 s. First on a database that has a WAL with a frame in it (one connection that wrote stays
     open, as in a running application), then on one that nobody writes."""
     live = Line("reads-primary", "point reads/s, page cache of 64 pages, primary", "≥ 0.90 of plain")
     idle = Line("reads-primary", "the same, a database that nobody has open for writing", "≥ 0.90 of plain")
@@ -182,7 +182,7 @@ def reads_primary(passthrough, sources):
         copy_in(cluster, source, "r.db")
         shutil.copyfile(source, os.path.join(plain, "r.db"))
         paths = a.path("r.db"), os.path.join(plain, "r.db")
-        turns = [lambda _, p=p: tool("reads", p, "--seconds", 1)["rate"] for p in paths]
+        turns = [lambda _, p=p: tool("reads", p, "--seconds", 0.5)["rate"] for p in paths]
         compare(idle, paired(*turns), "/s", at_least=0.9)
         with contextlib.ExitStack() as stack:
             for path in paths:
@@ -207,7 +207,7 @@ def reads_replica(passthrough, sources):
         def turn(write, read):
             with running("commits", write, "--sync", "NORMAL", "--rate", 1000) as writer:
                 time.sleep(0.3)
-                rate = tool("reads", read, "--seconds", 1)["rate"]
+                rate = tool("reads", read, "--seconds", 0.7)["rate"]
             rates.append(writer["rate"])
             return rate
 
@@ -217,7 +217,7 @@ def reads_replica(passthrough, sources):
             return rate
 
         plain_db = os.path.join(plain, "r.db")
-        compare(line, paired(edgefs_turn, lambda _: turn(plain_db, plain_db), 7), "/s", at_least=0.9)
+        compare(line, paired(edgefs_turn, lambda _: turn(plain_db, plain_db), 9), "/s", at_least=0.9)
         if b.sql("r.db", "SELECT count(*) FROM t") != a.sql("r.db", "SELECT count(*) FROM t"):
             raise AssertionError("the replica does not have what the primary has")
     line.notes.append(f"the writer reached {min(rates):.0f}–{max(rates):.0f} tx/s")

@@ -32,7 +32,7 @@ static int open_held(struct node *n, struct database *db, struct walview *v, str
         nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
     }
     if (rc && v->shm_fd >= 0)
-        walview_close(db, v);
+        walview_put_away(n, db, v);
     return rc == -EAGAIN ? err_set(e, ERR_AGAIN_LATER, "%s: the WAL is being restarted", db->name) : rc;
 }
 
@@ -55,7 +55,7 @@ void capture_map_job(struct node *n, struct database *db, uint64_t attempt)
     if (cf->mode != CAPTURE_MAPPING) {
         pthread_mutex_unlock(&db->lock);
         if (!rc)
-            walview_close(db, &v);
+            walview_put_away(n, db, &v);
         return;
     }
     if (!rc) {

@@ -25,31 +25,12 @@ void capture_answer_deferred(struct capture *c, struct capture_file *cf)
     cf->n_deferred = 0;
 }
 
-/* worker_fn: closes a view that capture has put away (arg). Closing calls into the mount. */
-static void close_view_job(struct node *n, struct database *db, uint64_t arg)
-{
-    struct walview *v = (struct walview *)(uintptr_t)arg;
-    (void)n;
-    walview_close(db, v);
-    free(v);
-}
-
 /* Puts the view away. db->lock is held. */
 static void unmap(struct capture *c, struct capture_file *cf)
 {
     if (!cf->view_open)
         return;
-    walview_release(&cf->view);
-    struct walview *v = malloc(sizeof *v);
-    if (v) {
-        *v = cf->view;
-        if (worker_post(c->node->worker, close_view_job, cf->db, (uint64_t)(uintptr_t)v, 0)) {
-            free(v);
-            v = NULL;
-        }
-    }
-    if (!v) /* two descriptors stay open until the process ends: better than to close them here and hang */
-        log_error("capture", "%s: no memory to close its WAL", cf->db->name);
+    walview_put_away(c->node, cf->db, &cf->view);
     cf->view_open = false;
     cf->mode = CAPTURE_IDLE;
     cf->covered = 0;

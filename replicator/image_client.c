@@ -323,6 +323,51 @@ static void url_of(struct node *n, const struct database *db, char *url, size_t 
     snprintf(url + k, size - k, "/image?format=pages");
 }
 
+/* The first record of db in the log at or after from that belongs to a life after its last DROP there; 0: none. */
+static uint64_t next_life(struct node *n, const struct database *db, uint64_t from)
+{
+    struct rlog_cursor cur = {.fd = -1};
+    struct record_head h;
+    int64_t offset;
+    uint64_t found = 0;
+    bool dropped = false;
+    if (rlog_seek(n->rlog, MAX(from, rlog_first(n->rlog)), &cur, NULL) == 0)
+        while (rlog_next(n->rlog, &cur, &h, &offset, NULL) > 0) {
+            if (strcmp(h.name, db->name) != 0)
+                continue;
+            if (h.type == RECORD_DROP) {
+                dropped = true;
+                found = 0;
+            } else if (dropped && !found) {
+                found = h.pos.lsn;
+            }
+        }
+    rlog_cursor_close(&cur);
+    return found;
+}
+
+/* The primary has no such database: it was dropped before we could ask. Then it goes here, too; a copy is kept. */
+static int gone(struct image_client *c, struct database *db, struct err *e)
+{
+    struct node *n = c->node;
+    log_info("image", "%s does not exist on the primary any more: removed here", db->name);
+    pthread_mutex_lock(&db->sqlite);
+    pthread_mutex_lock(&db->lock);
+    uint64_t from = db->pending;
+    int rc = apply_quarantine(n, db, e);
+    if (!rc)
+        rc = apply_remove(n, db, e);
+    if (!rc) {
+        database_forget(n->databases, db, 0);
+        db->pending = next_life(n, db, from);
+        if (db->pending)
+            database_mark(db, DATABASE_WAITING, "the log is being applied");
+    }
+    pthread_mutex_unlock(&db->lock);
+    pthread_mutex_unlock(&db->sqlite);
+    return rc;
+}
+
 static int fetch_image(struct image_client *c, struct database *db, struct err *e)
 {
     char url[LAYOUT_NAME_MAX * 3 + 400];
@@ -331,18 +376,21 @@ static int fetch_image(struct image_client *c, struct database *db, struct err *
     if (!rc) {
         url_of(c->node, db, url, sizeof url);
         uint64_t began = now_ns();
-        rc = http_client_download(c->http, url, on_data, &f, NULL, e);
+        int status = 0;
+        rc = http_client_download(c->http, url, on_data, &f, &status, e);
         if (rc && f.error.code == rc)
             *e = f.error;
-        if (!rc)
+        if (status == 404)
+            rc = gone(c, db, e);
+        else if (!rc)
             rc = complete(&f, e);
-        if (!rc)
+        if (!rc && status != 404)
             rc = install(&f, e);
-        if (!rc)
+        if (!rc && status != 404) {
             metrics_add(METRIC_IMAGES_FETCHED, 1);
-        if (!rc)
             log_info("image", "%s: %u pages of %u bytes in %llu ms, LSN %llu", db->name, f.end.commit, f.end.page_size,
                      (unsigned long long)(now_ns() - began) / 1000000u, (unsigned long long)f.end.lsn);
+        }
         pthread_mutex_lock(&db->sqlite); /* it may be the database by now: see database.h */
         close(f.fd);
         pthread_mutex_unlock(&db->sqlite);

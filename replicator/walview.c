@@ -1,10 +1,14 @@
 #include "replicator/walview.h"
 
 #include "lib/util.h"
+#include "lib/log.h"
+#include "replicator/worker.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
+
+#define CLOSE_RETRY_NS 10000000u
 
 int walview_open(struct node *n, struct database *db, bool writable, struct walview *v, struct err *e)
 {
@@ -40,7 +44,7 @@ int walview_open(struct node *n, struct database *db, bool writable, struct walv
         return 0;
     rc = err_set(e, ERR_AGAIN_LATER, "%s was replaced just now", name);
 fail:
-    walview_close(db, v);
+    walview_put_away(n, db, v);
     return rc;
 }
 
@@ -51,6 +55,33 @@ void walview_close_held(struct walview *v)
         close(v->shm_fd);
     if (v->wal_fd >= 0)
         close(v->wal_fd);
+    *v = (struct walview){.shm_fd = -1, .wal_fd = -1};
+}
+
+/* worker_fn: closes a view that was put away (arg), once nobody uses libsqlite3 on the database. */
+static void close_job(struct node *n, struct database *db, uint64_t arg)
+{
+    struct walview *v = (struct walview *)(uintptr_t)arg;
+    if (pthread_mutex_trylock(&db->sqlite)) {
+        if (worker_post(n->worker, close_job, db, arg, CLOSE_RETRY_NS))
+            log_error("capture", "%s: no memory to close its WAL", db->name); /* two descriptors stay open */
+        return;
+    }
+    walview_close_held(v);
+    pthread_mutex_unlock(&db->sqlite);
+    free(v);
+}
+
+void walview_put_away(struct node *n, struct database *db, struct walview *v)
+{
+    walview_release(v);
+    struct walview *copy = malloc(sizeof *copy);
+    if (copy)
+        *copy = *v;
+    if (!copy || worker_post(n->worker, close_job, db, (uint64_t)(uintptr_t)copy, 0)) {
+        log_error("capture", "%s: no memory to close its WAL", db->name); /* better than to close here, and wait */
+        free(copy);
+    }
     *v = (struct walview){.shm_fd = -1, .wal_fd = -1};
 }
 

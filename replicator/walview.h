@@ -19,6 +19,9 @@ struct walview {
 int walview_open(struct node *n, struct database *db, bool writable, struct walview *v, struct err *e);
 /* Takes db->sqlite for the closing; not from capture's thread. */
 void walview_close(struct database *db, struct walview *v);
+/* The same without ever waiting: if somebody uses libsqlite3 on the database now, the worker closes it later. Any thread that may call into the
+ * mount. */
+void walview_put_away(struct node *n, struct database *db, struct walview *v);
 /* For who holds db->sqlite already. */
 void walview_close_held(struct walview *v);
 
