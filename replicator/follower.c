@@ -20,7 +20,7 @@
 #define RETRY_FIRST_MS 20u
 #define RETRY_MAX_MS 2000u
 #define CONTROL_MAX (16u << 20) /* payload of a control frame (RESET names every database) */
-#define ACK_MS 5
+#define ACK_MS 8
 
 struct follower {
     struct node *node;
