@@ -93,8 +93,9 @@ def table(mode, lines):
 
 METHOD = """\
 Every number is a median. EdgeFS and the plain directory lie on the same disk and take turns within one run; a ratio is taken pair by pair,
-then its median stands here with the least and the greatest in brackets: the machine is shared, absolute figures drift and ratios hold. All nodes, the
-application and the load run on this one machine, so a node's replicator competes with the application for the cores that are listed
+then its median stands here with the least and the greatest in brackets. The load average before and after says whether the machine had other
+work meanwhile: with two cores, anything above about 2 widens the brackets and lowers the ratios, because EdgeFS's side has more processes to be kept waiting. All
+nodes, the application and the load run on this one machine, so a node's replicator competes with the application for the cores that are listed
 above. What each row does exactly is written at its function in `bench/rows.py`.
 """
 
@@ -103,6 +104,7 @@ def write(path, facts, tables, took):
     with open(path + ".new", "w") as f:
         f.write("# Results of `make bench`\n\n")
         f.write("".join(f"* {k}: {v}\n" for k, v in facts.items()))
+        f.write(f"* load after: {os.getloadavg()[0]:.2f}\n")
         f.write(f"* command: `make bench` (`bench/run`), {took:.0f} s; one row: `bench/run ROW`\n\n")
         f.write(METHOD + "\n")
         f.write("\n".join(table(m, lines) for m, lines in tables.items()))
