@@ -479,7 +479,7 @@ def ten_replicas(a):
 
 # ---- all ----
 
-LAG_TITLE = "lag: return of COMMIT → row visible on the replica's mount"
+LAG_TITLE = "return of COMMIT → row visible on the replica's mount"
 ROWS = {
     "commits-full": commits("FULL", 0.9),
     "commits-normal": commits("NORMAL", 0.7),

@@ -98,7 +98,7 @@ def connection_of(path):
 def abort_connection(number):
     """The last resort: the kernel answers everything on that connection with an error. Without it a process whose server is gone
     for good can neither be killed nor even looked at."""
-    if not os.path.isdir("/sys/fs/fuse/connections/1") and not os.listdir("/sys/fs/fuse/connections"):
+    if not os.listdir("/sys/fs/fuse/connections"):
         subprocess.run(["mount", "-t", "fusectl", "none", "/sys/fs/fuse/connections"], check=False)
     with contextlib.suppress(OSError), open(f"/sys/fs/fuse/connections/{number}/abort", "w") as f:
         f.write("1")
