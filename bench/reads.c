@@ -1,6 +1,6 @@
 /* Point reads by primary key with a small page cache: each one goes to the file.
  *
- *   reads DB [--seconds S] [--cache PAGES] [--rows]
+ *   reads DB [--seconds S] [--cache PAGES]
  *
  * One prepared SELECT on table r of bench/fill, ids at random, each in a read transaction of its own (autocommit). mmap is off.
  * Prints {"reads":…, "seconds":…, "rate":…}. */

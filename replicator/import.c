@@ -115,6 +115,8 @@ static int commit(struct import *im, struct err *e)
     /* The bytes went past the mount, which spares each of them the way through the file system and capture an event for each piece. Nobody
      * has read the file there, so all that the kernel has to be told is its size. */
     int rc = ftruncate(im->fd, im->size) ? err_errno(e, errno, "%s", im->temp) : import_check(im->backing_fd, path, e);
+    if (!rc && fdatasync(im->backing_fd))
+        rc = err_errno(e, errno, "%s", im->temp);
     close(im->fd); /* while it is not the database yet: later that would drop libsqlite3's locks on it (database.h) */
     im->fd = -1;
     if (!rc)
@@ -127,9 +129,6 @@ static int commit(struct import *im, struct err *e)
     rc = import_captured(n, db, e);
     if (rc)
         return err_wrap(e, "%s is in place, but not yet in the log", im->name);
-    /* Durable before the answer, but not before the replicas may fetch it. If the machine stops here the next start compares all pages. */
-    if (fdatasync(im->backing_fd))
-        return err_errno(e, errno, "%s is in place, but not durable", im->name);
     pthread_mutex_lock(&db->lock);
     im->state = *database_dbstate(db);
     enum database_state s = db->state;
