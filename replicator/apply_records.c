@@ -208,7 +208,7 @@ static int apply_one(struct apply *a, struct database *db, const struct record_h
         rc = continues(db, &s.h, st->txid, st->checksum, st->page_size, e);
     pthread_mutex_unlock(&db->lock);
     if (rc)
-        return rc > 0 ? 0 : rc;
+        return rc;
     /* The trailer, with the checksum to reach, is at the end: read through once. */
     uint32_t pgno;
     const uint8_t *page;
@@ -323,7 +323,7 @@ static int add_to_merge(struct apply *a, struct database *db, const struct recor
         pthread_mutex_unlock(&db->lock);
     }
     if (rc)
-        return rc > 0 ? 0 : rc;
+        return rc;
     if (!m) {
         m = calloc(1, sizeof *m);
         if (!m)

@@ -14,13 +14,6 @@
 #define RETRY_NS 20000000u
 #define QUIET_ATTEMPTS 10u /* about 3 s */
 
-static bool companion_exists(const struct node *n, const struct database *db, const char *suffix)
-{
-    char name[LAYOUT_NAME_MAX + 16];
-    snprintf(name, sizeof name, "%s%s", db->name, suffix);
-    return faccessat(n->db_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
-}
-
 /* Opens the view with slot 4 held. */
 static int open_held(struct node *n, struct database *db, struct walview *v, struct err *e)
 {
@@ -36,13 +29,12 @@ static int open_held(struct node *n, struct database *db, struct walview *v, str
     return rc == -EAGAIN ? err_set(e, ERR_AGAIN_LATER, "%s: the WAL is being restarted", db->name) : rc;
 }
 
-static void attach(struct database *db, struct capture_file *cf, struct walview *v)
+static void attach(struct capture_file *cf, struct walview *v)
 {
     cf->view = *v;
     cf->view_open = true;
     cf->mode = CAPTURE_MAPPED;
     cf->covered = 0;
-    (void)db;
 }
 
 void capture_map_job(struct node *n, struct database *db, uint64_t attempt)
@@ -60,8 +52,8 @@ void capture_map_job(struct node *n, struct database *db, uint64_t attempt)
     }
     if (!rc) {
         walview_say_size(n, db, v.index, v.shm_fd, database_dbstate(db)->page_size, false);
-        attach(db, cf, &v);
-    } else if (rc == ERR_AGAIN_LATER && attempt < 200 && companion_exists(n, db, LAYOUT_WAL)) {
+        attach(cf, &v);
+    } else if (rc == ERR_AGAIN_LATER && attempt < 200 && walview_exists(n, db)) {
         pthread_mutex_unlock(&db->lock);
         if (!worker_post(n->worker, capture_map_job, db, attempt + 1, attempt < 20 ? 200000u : RETRY_NS))
             return;
@@ -157,7 +149,7 @@ static int record_difference(struct node *n, struct database *db, struct scan *s
 /* After the scan's own connection was closed: the WAL may be gone with it, and then the file alone is the state. */
 static void settle_wal(struct node *n, struct database *db, struct capture_file *cf)
 {
-    if (cf->view_open || companion_exists(n, db, LAYOUT_WAL) || !db->sums)
+    if (cf->view_open || walview_exists(n, db) || !db->sums)
         return;
     struct dbstate st = *database_dbstate(db);
     st.wal_salt1 = st.wal_salt2 = st.wal_frame = 0;
@@ -221,7 +213,7 @@ void capture_diff_job(struct node *n, struct database *db, uint64_t attempt)
     cf = db->capture;
     cf->mode = CAPTURE_IDLE;
     if (mapped)
-        attach(db, cf, &v);
+        attach(cf, &v);
     else if (!rc)
         settle_wal(n, db, cf);
     /* A checkpoint that was let through meanwhile may have been followed by a restart that nobody held up. */

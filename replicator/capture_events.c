@@ -122,9 +122,7 @@ static void look_at_file(struct capture *c, const char *path)
     struct capture_file *cf = file_by_name(c, name);
     if (!cf)
         return;
-    char wal[LAYOUT_NAME_MAX + 8];
-    snprintf(wal, sizeof wal, "%s%s", name, LAYOUT_WAL);
-    bool in_wal = faccessat(c->node->db_fd, wal, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+    bool in_wal = walview_exists(c->node, cf->db);
     struct err e;
     pthread_mutex_lock(&cf->db->lock);
     bool unknown = cf->db->state == DATABASE_UNKNOWN || cf->db->state == DATABASE_ABSENT;

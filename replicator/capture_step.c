@@ -11,13 +11,6 @@
 #define LOOK_FIRST_MAX_NS 2000000u
 #define LOOK_FIRST_NS 20000u /* back-off of looking for the publication of frames that are in the WAL already */
 
-static bool wal_exists(const struct node *n, const struct database *db)
-{
-    char name[LAYOUT_NAME_MAX + sizeof LAYOUT_WAL];
-    snprintf(name, sizeof name, "%s%s", db->name, LAYOUT_WAL);
-    return faccessat(n->db_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
-}
-
 void capture_answer_deferred(struct capture *c, struct capture_file *cf)
 {
     for (int i = 0; i < cf->n_deferred; i++)
@@ -225,7 +218,7 @@ void capture_step(struct capture *c, struct capture_file *cf)
     if (cf->mode == CAPTURE_MAPPED && cf->recheck && !walview_current(c->node, db, &cf->view))
         leave_old_wal(c, cf);
     cf->recheck = false;
-    if (cf->mode == CAPTURE_IDLE && !cf->diff_ns && wal_exists(c->node, db)) {
+    if (cf->mode == CAPTURE_IDLE && !cf->diff_ns && walview_exists(c->node, db)) {
         struct err e;
         if (database_load(c->node->databases, db, &e) || !database_dbstate(db)->txid) {
             start_diff_locked(c, cf);

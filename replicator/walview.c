@@ -92,6 +92,13 @@ void walview_close(struct database *db, struct walview *v)
     pthread_mutex_unlock(&db->sqlite);
 }
 
+bool walview_exists(const struct node *n, const struct database *db)
+{
+    char name[LAYOUT_NAME_MAX + sizeof LAYOUT_WAL];
+    snprintf(name, sizeof name, "%s%s", db->name, LAYOUT_WAL);
+    return faccessat(n->db_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
 bool walview_current(const struct node *n, const struct database *db, const struct walview *v)
 {
     char name[LAYOUT_NAME_MAX + sizeof LAYOUT_WAL];

@@ -29,6 +29,9 @@ void walview_close_held(struct walview *v);
  * of a directory. */
 bool walview_current(const struct node *n, const struct database *db, const struct walview *v);
 
+/* True if NAME-wal exists. No call into the mount; any thread. */
+bool walview_exists(const struct node *n, const struct database *db);
+
 /* Holds, or lets go of, slot 4 (any thread). -EAGAIN: a writer is restarting the WAL, or a reader moves its mark, right now. */
 int walview_hold(struct walview *v);
 void walview_release(struct walview *v);
