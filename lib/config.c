@@ -263,12 +263,12 @@ static int given_twice(struct loader *l, const char *path, int line, int first)
     return at_line(l, line, ERR_CONFIG);
 }
 
-/* One {name: …, url: …} of `nodes`; its MAPPING_START has been read. */
+/* One {name: …, url: …, proxy: …} of `nodes`; its MAPPING_START has been read. */
 static int load_node(struct loader *l, int start_line)
 {
-    static const char *const fields[] = {"name", "url"};
+    static const char *const fields[] = {"name", "url", "proxy"};
     struct config_node *node = &l->c->nodes[l->c->n_nodes];
-    char **slots[] = {&node->name, &node->url};
+    char **slots[] = {&node->name, &node->url, &node->proxy};
     int lines[ARRAY_SIZE(fields)] = {0};
     l->node_line[l->c->n_nodes++] = start_line;
     for (;;) {
@@ -279,7 +279,9 @@ static int load_node(struct loader *l, int start_line)
             return rc;
         if (rc == 0)
             break;
-        size_t i = !strcmp(key, fields[0]) ? 0 : !strcmp(key, fields[1]) ? 1 : ARRAY_SIZE(fields);
+        size_t i = 0;
+        while (i < ARRAY_SIZE(fields) && strcmp(key, fields[i]) != 0)
+            i++;
         if (i == ARRAY_SIZE(fields))
             return unknown_key(l, key, line, fields, ARRAY_SIZE(fields));
         if (lines[i])
@@ -292,7 +294,9 @@ static int load_node(struct loader *l, int start_line)
         const char *text = scalar_text(l, &ev, key);
         if (!text)
             rc = at_line(l, value_line, ERR_CONFIG);
-        else if ((rc = i == 0 ? config_parse_name(text, l->e) : config_parse_url(text, slots[i], l->e)))
+        else if ((rc = i == 0   ? config_parse_name(text, l->e)
+                       : i == 1 ? config_parse_url(text, slots[i], l->e)
+                                : config_parse_proxy_url(text, slots[i], l->e)))
             at_line(l, value_line, err_wrap(l->e, "nodes: %s", key));
         else if (i == 0 && !(*slots[0] = strdup(text)))
             rc = err_errno(l->e, ENOMEM, "configuration");
@@ -300,7 +304,7 @@ static int load_node(struct loader *l, int start_line)
         if (rc)
             return rc;
     }
-    for (size_t i = 0; i < ARRAY_SIZE(fields); i++)
+    for (size_t i = 0; i < 2; i++)
         if (!lines[i]) {
             err_set(l->e, ERR_CONFIG, "nodes: an entry without \"%s\"; it looks like {name: a, url: http://host:port}", fields[i]);
             return at_line(l, start_line, ERR_CONFIG);
@@ -712,6 +716,7 @@ void config_free(struct config *c)
     for (int i = 0; i < c->n_nodes; i++) {
         free(c->nodes[i].name);
         free(c->nodes[i].url);
+        free(c->nodes[i].proxy);
     }
     free(c->nodes);
     free(c->node);

@@ -12,6 +12,7 @@
 struct config_node {
     char *name; /* unique */
     char *url;  /* http://host:port, no trailing slash */
+    char *proxy; /* http(s)://host:port at which its edgefs-proxy takes what others forward; NULL: not said */
 };
 
 struct config {

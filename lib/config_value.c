@@ -152,9 +152,9 @@ int config_parse_listen(const char *text, char **host, uint16_t *port, struct er
     return 0;
 }
 
-int config_parse_url(const char *text, char **url, struct err *e)
+static int parse_url(const char *text, bool tls_allowed, char **url, struct err *e)
 {
-    static const char scheme[] = "http://";
+    static const char scheme[] = "http://", secure[] = "https://";
     char *copy = strdup(text);
     if (!copy)
         return err_errno(e, ENOMEM, "configuration");
@@ -163,12 +163,25 @@ int config_parse_url(const char *text, char **url, struct err *e)
         copy[n - 1] = 0;
     char h[CONFIG_HOST_MAX + 1];
     uint16_t p;
-    if (strncmp(copy, scheme, sizeof scheme - 1) || split_host_port(copy + sizeof scheme - 1, 1, h, &p)) {
+    size_t skip = !strncmp(copy, scheme, sizeof scheme - 1)                    ? sizeof scheme - 1
+                  : tls_allowed && !strncmp(copy, secure, sizeof secure - 1) ? sizeof secure - 1
+                                                                               : 0;
+    if (!skip || split_host_port(copy + skip, 1, h, &p)) {
         free(copy);
-        return err_set(e, ERR_CONFIG, "\"%.80s\" is not a URL of the form http://HOST:PORT", text);
+        return err_set(e, ERR_CONFIG, "\"%.80s\" is not a URL of the form http%s://HOST:PORT", text, tls_allowed ? "[s]" : "");
     }
     *url = copy;
     return 0;
+}
+
+int config_parse_url(const char *text, char **url, struct err *e)
+{
+    return parse_url(text, false, url, e);
+}
+
+int config_parse_proxy_url(const char *text, char **url, struct err *e)
+{
+    return parse_url(text, true, url, e);
 }
 
 bool config_host_is_loopback(const char *host)

@@ -40,6 +40,8 @@ int config_parse_listen(const char *text, char **host, uint16_t *port, struct er
 
 /* "http://HOST:PORT", one trailing slash forgiven; *url (without it) becomes the caller's. */
 int config_parse_url(const char *text, char **url, struct err *e);
+/* The same, or with https. */
+int config_parse_proxy_url(const char *text, char **url, struct err *e);
 
 /* Whether only this machine can reach it: 127.0.0.0/8, ::1 or "localhost". */
 bool config_host_is_loopback(const char *host);

@@ -12,6 +12,7 @@
 #define LAYOUT_LOCK "lock"                 /* held (flock) by the launcher of this data directory */
 #define LAYOUT_ROLE "role.json"            /* who is primary, as this node last knew */
 #define LAYOUT_HOOKS_SOCK "run/hooks.sock" /* edgefs-fs listens, edgefs-replicator connects; see hooks.h */
+#define LAYOUT_POSITION_SOCK "run/position.sock" /* edgefs-replicator listens, edgefs-proxy connects; see position_feed.h */
 #define LAYOUT_LAUNCHER_SOCK "run/launcher.sock" /* edgefs upgrade, edgefs stop */
 
 /* Names with this prefix exist for the replicator alone: ENOENT for everybody else, absent from listings. */

@@ -78,7 +78,7 @@ static void every_key_is_read(void **state)
                                  "http:\n  listen: '[::1]:0'\n  advertise: http://h.example:81/\n"
                                  "auth: {token-file: ../token}\n"
                                  "lease: {type: static, primary: a}\n"
-                                 "nodes:\n- {name: a, url: 'http://10.0.0.1:1'}\n- url: http://[fe80::1]:2\n  name: b\n"
+                                 "nodes:\n- {name: a, url: 'http://10.0.0.1:1'}\n- url: http://[fe80::1]:2\n  name: b\n  proxy: https://b.example:8443/\n"
                                  "log: {segment-size: 2MiB, retention-bytes: 3145728, retention-age: 7d}\n"
                                  "apply-wait: 250ms\n"
                                  "logging: {level: debug}\n",
@@ -100,6 +100,8 @@ static void every_key_is_read(void **state)
     assert_int_equal(c->n_nodes, 2);
     assert_string_equal(config_node(c, "a")->url, "http://10.0.0.1:1");
     assert_string_equal(config_node(c, "b")->url, "http://[fe80::1]:2");
+    assert_null(config_node(c, "a")->proxy);
+    assert_string_equal(config_node(c, "b")->proxy, "https://b.example:8443");
     assert_null(config_node(c, "c"));
     assert_int_equal(c->log.segment_size, 2 << 20);
     assert_int_equal(c->log.retention_bytes, 3145728);
@@ -236,6 +238,8 @@ static const struct bad {
      "nodes: name: \"a b\" is not a node name: 1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit"},
     {BASE "nodes:\n- name: [a]\n", 5, "\"name\" must be a single value, not a list"},
     {BASE "nodes:\n- name: a\n  url: x\n", 6, "nodes: url: \"x\" is not a URL of the form http://HOST:PORT"},
+    {BASE "nodes:\n- {name: a, url: http://x:1, proxy: ftp://x:1}\n", 5,
+     "nodes: proxy: \"ftp://x:1\" is not a URL of the form http[s]://HOST:PORT"},
     {BASE "nodes:\n- {name: a, url: http://x:1}\n- {name: a, url: http://x:2}\n", 6,
      "nodes: name \"a\" is given twice (first in line 5)"},
     {BASE "nodes:\n- {name: a, url: http://x:1}\n- {name: b, url: http://x:1}\n", 6,
