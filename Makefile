@@ -35,6 +35,7 @@ obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
 LIB_SRC        := $(wildcard lib/*.c lib/http/*.c)
 FS_SRC         := $(wildcard fs/*.c)
 REPLICATOR_SRC := $(wildcard replicator/*.c)
+PROXY_SRC      := $(wildcard http-proxy/*.c)
 CTL_SRC        := $(wildcard ctl/*.c)
 LAUNCHER_SRC   := $(wildcard ctl/launcher/*.c)
 UNIT_SRC       := $(wildcard tests/unit/test_*.c)
@@ -46,7 +47,7 @@ LIBEDGEFS  := $(BUILD)/libedgefs.a
 LIBLLHTTP  := $(BUILD)/libllhttp.a
 # Every program's modules but its main, for unit tests.
 LIBPARTS   := $(BUILD)/libparts.a
-PROGRAMS   := $(addprefix $(BUILD)/,edgefs edgefs-fs edgefs-replicator edgefs-ctl)
+PROGRAMS   := $(addprefix $(BUILD)/,edgefs edgefs-fs edgefs-replicator edgefs-proxy edgefs-ctl)
 UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(UNIT_SRC))
 BENCHES    := $(patsubst bench/%.c,$(BUILD)/bench/%,$(BENCH_SRC))
 TOOLS      := $(patsubst tests/tools/%.c,$(BUILD)/tools/%,$(TOOL_SRC))
@@ -76,12 +77,13 @@ $(LIBLLHTTP): $(call obj,llhttp/api.c llhttp/http.c llhttp/llhttp.c)
 $(LIBEDGEFS): $(call obj,$(LIB_SRC))
 	rm -f $@ && ar rcs $@ $^
 
-$(LIBPARTS): $(filter-out %/main.o,$(call obj,$(FS_SRC) $(REPLICATOR_SRC) $(LAUNCHER_SRC)))
+$(LIBPARTS): $(filter-out %/main.o,$(call obj,$(FS_SRC) $(REPLICATOR_SRC) $(PROXY_SRC) $(LAUNCHER_SRC)))
 	rm -f $@ && ar rcs $@ $^
 
 $(BUILD)/edgefs: $(call obj,$(LAUNCHER_SRC)) $(LIBEDGEFS) $(LIBLLHTTP)
 $(BUILD)/edgefs-fs: $(call obj,$(FS_SRC)) $(LIBEDGEFS) $(LIBLLHTTP)
 $(BUILD)/edgefs-replicator: $(call obj,$(REPLICATOR_SRC)) $(LIBEDGEFS) $(LIBLLHTTP)
+$(BUILD)/edgefs-proxy: $(call obj,$(PROXY_SRC)) $(LIBEDGEFS) $(LIBLLHTTP)
 $(BUILD)/edgefs-ctl: $(call obj,$(CTL_SRC)) $(LIBEDGEFS) $(LIBLLHTTP)
 $(PROGRAMS):
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
@@ -123,7 +125,7 @@ format:
 	clang-format -i $$(git ls-files '*.c' '*.h')
 
 tidy:
-	clang-tidy --quiet $(LIB_SRC) $(FS_SRC) $(REPLICATOR_SRC) $(CTL_SRC) $(LAUNCHER_SRC) -- $(CPPFLAGS) -std=gnu17
+	clang-tidy --quiet $(LIB_SRC) $(FS_SRC) $(REPLICATOR_SRC) $(PROXY_SRC) $(CTL_SRC) $(LAUNCHER_SRC) -- $(CPPFLAGS) -std=gnu17
 
 clean:
 	rm -rf build build-san build-tsan

@@ -1,15 +1,16 @@
 #include "lib/config.h"
 
 #include "lib/config_keys.h"
+#include "lib/config_load.h"
 #include "lib/config_value.h"
 #include "lib/util.h"
 #include <errno.h>
 #include <limits.h>
 #include <stddef.h>
 #include <stdio.h>
-#include <yaml.h>
 
 #define CONFIG_FILE_MAX ((size_t)1 << 20)
+#define PAGE "docs/configuration.md"
 
 enum key_id {
 #define X(id, path, type, field, lowest, highest, choices, def) KEY_##id,
@@ -52,8 +53,18 @@ struct loader {
 
 /* ---- messages ------------------------------------------------------------------------------------------------------------ */
 
+struct config *config_loader_config(struct loader *l)
+{
+    return l->c;
+}
+
+struct err *config_loader_err(struct loader *l)
+{
+    return l->e;
+}
+
 /* Puts FILE:LINE (or "command line") before the message in l->e and returns ERR_CONFIG, or the code if memory ran out. */
-static int at_line(struct loader *l, int line, int rc)
+int config_at_line(struct loader *l, int line, int rc)
 {
     if (l->file)
         err_wrap(l->e, "%s:%d", l->file, line > 0 ? line : 1);
@@ -65,7 +76,7 @@ static int at_line(struct loader *l, int line, int rc)
 static int at_key(struct loader *l, enum key_id id, int rc)
 {
     err_wrap(l->e, "%s", keys[id].path);
-    return at_line(l, l->line[id], rc);
+    return config_at_line(l, l->line[id], rc);
 }
 
 /* ---- values -------------------------------------------------------------------------------------------------------------- */
@@ -106,6 +117,11 @@ static int absolute_path(const char *base, const char *text, char **out, struct 
     path[n] = 0;
     *out = path;
     return 0;
+}
+
+int config_absolute_path(struct loader *l, const char *text, char **out)
+{
+    return absolute_path(l->base, text, out, l->e);
 }
 
 static void replace(char **slot, char *value)
@@ -155,15 +171,14 @@ static int set_value(struct loader *l, enum key_id id, const char *text)
         return config_parse_size(text, k->lowest, k->highest, field, l->e);
     case CONFIG_TYPE_DURATION:
         return config_parse_duration(text, k->lowest, k->highest, field, l->e);
-    case CONFIG_TYPE_NODES:
-        break;
+    default:
+        return err_set(l->e, ERR_CONFIG, "not a single value");
     }
-    return err_set(l->e, ERR_CONFIG, "not a single value");
 }
 
 /* ---- YAML events --------------------------------------------------------------------------------------------------------- */
 
-static int event_line(const yaml_event_t *ev)
+int config_event_line(const yaml_event_t *ev)
 {
     return (int)ev->start_mark.line + 1;
 }
@@ -180,7 +195,7 @@ static int error_line(const struct loader *l)
 }
 
 /* The next event; the caller deletes it. */
-static int next_event(struct loader *l, yaml_event_t *ev)
+int config_next_event(struct loader *l, yaml_event_t *ev)
 {
     if (!yaml_parser_parse(&l->parser, ev)) {
         const yaml_parser_t *p = &l->parser;
@@ -188,23 +203,23 @@ static int next_event(struct loader *l, yaml_event_t *ev)
             return err_errno(l->e, ENOMEM, "configuration");
         err_set(l->e, ERR_CONFIG, "not YAML: %s%s%s", p->problem ? p->problem : "syntax error", p->context ? " " : "",
                 p->context ? p->context : "");
-        return at_line(l, error_line(l), ERR_CONFIG);
+        return config_at_line(l, error_line(l), ERR_CONFIG);
     }
     if (ev->type == YAML_ALIAS_EVENT) {
-        int line = event_line(ev);
+        int line = config_event_line(ev);
         yaml_event_delete(ev);
         err_set(l->e, ERR_CONFIG, "aliases (*name) are not supported");
-        return at_line(l, line, ERR_CONFIG);
+        return config_at_line(l, line, ERR_CONFIG);
     }
     return 0;
 }
 
-static const char *event_kind(const yaml_event_t *ev)
+const char *config_event_kind(const yaml_event_t *ev)
 {
     return ev->type == YAML_MAPPING_START_EVENT ? "a mapping" : ev->type == YAML_SEQUENCE_START_EVENT ? "a list" : "a single value";
 }
 
-static bool is_null(const yaml_event_t *ev)
+bool config_is_null(const yaml_event_t *ev)
 {
     if (ev->type != YAML_SCALAR_EVENT || ev->data.scalar.style != YAML_PLAIN_SCALAR_STYLE)
         return false;
@@ -213,11 +228,11 @@ static bool is_null(const yaml_event_t *ev)
 }
 
 /* The text of a scalar, owned by ev; or NULL with a message without position: path must be what, and is not. */
-static const char *scalar_text(struct loader *l, const yaml_event_t *ev, const char *path)
+const char *config_scalar_text(struct loader *l, const yaml_event_t *ev, const char *path)
 {
     if (ev->type != YAML_SCALAR_EVENT)
-        err_set(l->e, ERR_CONFIG, "\"%s\" must be a single value, not %s", path, event_kind(ev));
-    else if (is_null(ev))
+        err_set(l->e, ERR_CONFIG, "\"%s\" must be a single value, not %s", path, config_event_kind(ev));
+    else if (config_is_null(ev))
         err_set(l->e, ERR_CONFIG, "\"%s\" has no value", path);
     else if (strlen((const char *)ev->data.scalar.value) != ev->data.scalar.length)
         err_set(l->e, ERR_CONFIG, "\"%s\" has a NUL byte in its value", path);
@@ -226,29 +241,29 @@ static const char *scalar_text(struct loader *l, const yaml_event_t *ev, const c
     return NULL;
 }
 
-static int unknown_key(struct loader *l, const char *path, int line, const char *const *candidates, int n)
+int config_unknown_key(struct loader *l, const char *path, int line, const char *const *candidates, int n, const char *page)
 {
     const char *nearest = config_nearest(path, candidates, n);
     if (nearest)
         err_set(l->e, ERR_CONFIG, "unknown key \"%.80s\"; did you mean \"%s\"?", path, nearest);
     else
-        err_set(l->e, ERR_CONFIG, "unknown key \"%.80s\"; docs/configuration.md lists them all", path);
-    return at_line(l, line, ERR_CONFIG);
+        err_set(l->e, ERR_CONFIG, "unknown key \"%.80s\"; %s lists them all", path, page);
+    return config_at_line(l, line, ERR_CONFIG);
 }
 
 /* Reads "key" events until the end of a mapping. *key (at most size - 1 bytes of it) and its *line; 1, 0 at the end, or an error. */
-static int next_key(struct loader *l, const char *prefix, char *key, size_t size, int *line)
+int config_next_key(struct loader *l, const char *prefix, char *key, size_t size, int *line)
 {
     yaml_event_t ev;
-    int rc = next_event(l, &ev);
+    int rc = config_next_event(l, &ev);
     if (rc)
         return rc;
-    *line = event_line(&ev);
+    *line = config_event_line(&ev);
     if (ev.type == YAML_MAPPING_END_EVENT) {
         rc = 0;
     } else if (ev.type != YAML_SCALAR_EVENT) {
-        err_set(l->e, ERR_CONFIG, "a key must be a word, not %s", event_kind(&ev));
-        rc = at_line(l, *line, ERR_CONFIG);
+        err_set(l->e, ERR_CONFIG, "a key must be a word, not %s", config_event_kind(&ev));
+        rc = config_at_line(l, *line, ERR_CONFIG);
     } else {
         snprintf(key, size, "%s%s%s", prefix, *prefix ? "." : "", (const char *)ev.data.scalar.value);
         rc = 1;
@@ -257,10 +272,10 @@ static int next_key(struct loader *l, const char *prefix, char *key, size_t size
     return rc;
 }
 
-static int given_twice(struct loader *l, const char *path, int line, int first)
+int config_given_twice(struct loader *l, const char *path, int line, int first)
 {
     err_set(l->e, ERR_CONFIG, "\"%s\" is given twice (first in line %d)", path, first);
-    return at_line(l, line, ERR_CONFIG);
+    return config_at_line(l, line, ERR_CONFIG);
 }
 
 /* One {name: …, url: …, proxy: …} of `nodes`; its MAPPING_START has been read. */
@@ -274,7 +289,7 @@ static int load_node(struct loader *l, int start_line)
     for (;;) {
         char key[96];
         int line;
-        int rc = next_key(l, "", key, sizeof key, &line);
+        int rc = config_next_key(l, "", key, sizeof key, &line);
         if (rc < 0)
             return rc;
         if (rc == 0)
@@ -283,21 +298,21 @@ static int load_node(struct loader *l, int start_line)
         while (i < ARRAY_SIZE(fields) && strcmp(key, fields[i]) != 0)
             i++;
         if (i == ARRAY_SIZE(fields))
-            return unknown_key(l, key, line, fields, ARRAY_SIZE(fields));
+            return config_unknown_key(l, key, line, fields, ARRAY_SIZE(fields), PAGE);
         if (lines[i])
-            return given_twice(l, key, line, lines[i]);
+            return config_given_twice(l, key, line, lines[i]);
         lines[i] = line;
         yaml_event_t ev;
-        if ((rc = next_event(l, &ev)))
+        if ((rc = config_next_event(l, &ev)))
             return rc;
-        int value_line = event_line(&ev);
-        const char *text = scalar_text(l, &ev, key);
+        int value_line = config_event_line(&ev);
+        const char *text = config_scalar_text(l, &ev, key);
         if (!text)
-            rc = at_line(l, value_line, ERR_CONFIG);
+            rc = config_at_line(l, value_line, ERR_CONFIG);
         else if ((rc = i == 0   ? config_parse_name(text, l->e)
                        : i == 1 ? config_parse_url(text, slots[i], l->e)
                                 : config_parse_proxy_url(text, slots[i], l->e)))
-            at_line(l, value_line, err_wrap(l->e, "nodes: %s", key));
+            config_at_line(l, value_line, err_wrap(l->e, "nodes: %s", key));
         else if (i == 0 && !(*slots[0] = strdup(text)))
             rc = err_errno(l->e, ENOMEM, "configuration");
         yaml_event_delete(&ev);
@@ -307,7 +322,7 @@ static int load_node(struct loader *l, int start_line)
     for (size_t i = 0; i < 2; i++)
         if (!lines[i]) {
             err_set(l->e, ERR_CONFIG, "nodes: an entry without \"%s\"; it looks like {name: a, url: http://host:port}", fields[i]);
-            return at_line(l, start_line, ERR_CONFIG);
+            return config_at_line(l, start_line, ERR_CONFIG);
         }
     return 0;
 }
@@ -319,22 +334,22 @@ static int load_nodes(struct loader *l)
         return err_errno(l->e, ENOMEM, "configuration");
     for (;;) {
         yaml_event_t ev;
-        int rc = next_event(l, &ev);
+        int rc = config_next_event(l, &ev);
         if (rc)
             return rc;
         yaml_event_type_t type = ev.type;
-        int line = event_line(&ev);
-        const char *kind = event_kind(&ev);
+        int line = config_event_line(&ev);
+        const char *kind = config_event_kind(&ev);
         yaml_event_delete(&ev);
         if (type == YAML_SEQUENCE_END_EVENT)
             return 0;
         if (type != YAML_MAPPING_START_EVENT) {
             err_set(l->e, ERR_CONFIG, "nodes: an entry must look like {name: a, url: http://host:port}; this is %s", kind);
-            return at_line(l, line, ERR_CONFIG);
+            return config_at_line(l, line, ERR_CONFIG);
         }
         if (l->c->n_nodes == CONFIG_NODES_MAX) {
             err_set(l->e, ERR_CONFIG, "nodes: more than %d entries", CONFIG_NODES_MAX);
-            return at_line(l, line, ERR_CONFIG);
+            return config_at_line(l, line, ERR_CONFIG);
         }
         if ((rc = load_node(l, line)))
             return rc;
@@ -347,24 +362,26 @@ static int load_mapping(struct loader *l, const char *prefix);
 static int load_value(struct loader *l, enum key_id id, int key_line)
 {
     if (l->line[id])
-        return given_twice(l, keys[id].path, key_line, l->line[id]);
+        return config_given_twice(l, keys[id].path, key_line, l->line[id]);
     yaml_event_t ev;
-    int rc = next_event(l, &ev);
+    int rc = config_next_event(l, &ev);
     if (rc)
         return rc;
-    int value_line = is_null(&ev) ? key_line : event_line(&ev);
+    int value_line = config_is_null(&ev) ? key_line : config_event_line(&ev);
     l->line[id] = value_line;
-    if (keys[id].type == CONFIG_TYPE_NODES) {
+    if (keys[id].type == CONFIG_TYPE_NODES || keys[id].type == CONFIG_TYPE_PROXIES) {
+        bool nodes = keys[id].type == CONFIG_TYPE_NODES;
         if (ev.type == YAML_SEQUENCE_START_EVENT) {
             yaml_event_delete(&ev);
-            return load_nodes(l);
+            return nodes ? load_nodes(l) : config_load_proxies(l);
         }
-        err_set(l->e, ERR_CONFIG, "\"%s\" must be a list of {name: a, url: http://host:port}, not %s", keys[id].path, event_kind(&ev));
-        rc = at_line(l, value_line, ERR_CONFIG);
+        err_set(l->e, ERR_CONFIG, "\"%s\" must be a list of %s, not %s", keys[id].path,
+                nodes ? "{name: a, url: http://host:port}" : "{listen: HOST:PORT, target: HOST:PORT, …}", config_event_kind(&ev));
+        rc = config_at_line(l, value_line, ERR_CONFIG);
     } else {
-        const char *text = scalar_text(l, &ev, keys[id].path);
+        const char *text = config_scalar_text(l, &ev, keys[id].path);
         if (!text)
-            rc = at_line(l, value_line, ERR_CONFIG);
+            rc = config_at_line(l, value_line, ERR_CONFIG);
         else if ((rc = set_value(l, id, text)))
             at_key(l, id, rc);
     }
@@ -376,22 +393,22 @@ static int load_value(struct loader *l, enum key_id id, int key_line)
 static int load_section(struct loader *l, const char *path, int first, int key_line)
 {
     if (l->section[first])
-        return given_twice(l, path, key_line, l->section[first]);
+        return config_given_twice(l, path, key_line, l->section[first]);
     l->section[first] = key_line;
     yaml_event_t ev;
-    int rc = next_event(l, &ev);
+    int rc = config_next_event(l, &ev);
     if (rc)
         return rc;
-    bool empty = is_null(&ev); /* "http:" with all its lines commented out */
+    bool empty = config_is_null(&ev); /* "http:" with all its lines commented out */
     bool mapping = ev.type == YAML_MAPPING_START_EVENT;
-    int line = event_line(&ev);
+    int line = config_event_line(&ev);
     if (!empty && !mapping)
         err_set(l->e, ERR_CONFIG, "\"%s\" must be a mapping, as in %s: {%s: …}, not %s", path, path,
-                keys[first].path + strlen(path) + 1, event_kind(&ev));
+                keys[first].path + strlen(path) + 1, config_event_kind(&ev));
     yaml_event_delete(&ev);
     if (empty)
         return 0;
-    return mapping ? load_mapping(l, path) : at_line(l, line, ERR_CONFIG);
+    return mapping ? load_mapping(l, path) : config_at_line(l, line, ERR_CONFIG);
 }
 
 /* The rest of a mapping whose start has been read. prefix: its section, "" at the top. */
@@ -405,7 +422,7 @@ static int load_mapping(struct loader *l, const char *prefix)
     for (;;) {
         char path[96];
         int line;
-        int rc = next_key(l, prefix, path, sizeof path, &line);
+        int rc = config_next_key(l, prefix, path, sizeof path, &line);
         if (rc <= 0)
             return rc;
         size_t n = strlen(path);
@@ -421,7 +438,7 @@ static int load_mapping(struct loader *l, const char *prefix)
         else if (section >= 0)
             rc = load_section(l, path, section, line);
         else
-            rc = unknown_key(l, path, line, paths, KEY_COUNT);
+            rc = config_unknown_key(l, path, line, paths, KEY_COUNT, PAGE);
         if (rc)
             return rc;
     }
@@ -433,26 +450,26 @@ static int load_stream(struct loader *l)
     int documents = 0;
     for (;;) {
         yaml_event_t ev;
-        int rc = next_event(l, &ev);
+        int rc = config_next_event(l, &ev);
         if (rc)
             return rc;
         yaml_event_type_t type = ev.type;
-        int line = event_line(&ev);
-        bool empty = is_null(&ev);
-        const char *kind = event_kind(&ev);
+        int line = config_event_line(&ev);
+        bool empty = config_is_null(&ev);
+        const char *kind = config_event_kind(&ev);
         yaml_event_delete(&ev);
         if (type == YAML_STREAM_END_EVENT)
             return 0;
         if (type == YAML_DOCUMENT_START_EVENT && documents++) {
             err_set(l->e, ERR_CONFIG, "a second document; one file configures one node");
-            return at_line(l, line, ERR_CONFIG);
+            return config_at_line(l, line, ERR_CONFIG);
         }
         if (type == YAML_MAPPING_START_EVENT) {
             if ((rc = load_mapping(l, "")))
                 return rc;
         } else if ((type == YAML_SCALAR_EVENT && !empty) || type == YAML_SEQUENCE_START_EVENT) {
             err_set(l->e, ERR_CONFIG, "the file must be a mapping (key: value), not %s", kind);
-            return at_line(l, line, ERR_CONFIG);
+            return config_at_line(l, line, ERR_CONFIG);
         }
     }
 }
@@ -515,7 +532,7 @@ static int complete_paths(struct loader *l)
     if (!dir || !data) {
         err_set(l->e, ERR_CONFIG, "%s is missing: give \"%s\" in the file, or %s on the command line",
                 dir ? "the data directory" : "the mount point", dir ? "data" : "dir", dir ? "--data DIR" : "--dir DIR");
-        return at_line(l, 0, ERR_CONFIG);
+        return config_at_line(l, 0, ERR_CONFIG);
     }
     enum key_id id = l->line[KEY_DIR] ? KEY_DIR : KEY_DATA;
     if (!strcmp(dir, "/") || !strcmp(data, "/"))
@@ -562,7 +579,7 @@ static int complete_nodes(struct loader *l)
                 continue;
             err_set(l->e, ERR_CONFIG, "nodes: %s \"%s\" is given twice (first in line %d)", same_name ? "name" : "url",
                     same_name ? c->nodes[i].name : c->nodes[i].url, l->node_line[j]);
-            return at_line(l, l->node_line[i], ERR_CONFIG);
+            return config_at_line(l, l->node_line[i], ERR_CONFIG);
         }
     if (!c->lease.primary) {
         c->lease.primary = strdup(c->n_nodes ? c->nodes[0].name : c->node);
@@ -687,7 +704,7 @@ static int load_all(struct loader *l, const struct config_args *args)
     if (!(l->base = strdup(cwd)))
         return err_errno(l->e, ENOMEM, "configuration");
     if ((rc = load_args(l, args)) || (rc = complete_node(l)) || (rc = complete_paths(l)) || (rc = complete_nodes(l)) ||
-        (rc = complete_http(l)) || (rc = complete_log(l)))
+        (rc = complete_http(l)) || (rc = complete_log(l)) || (rc = config_complete_proxies(l)))
         return rc;
     return 0;
 }
@@ -719,6 +736,7 @@ void config_free(struct config *c)
         free(c->nodes[i].proxy);
     }
     free(c->nodes);
+    config_free_proxies(c);
     free(c->node);
     free(c->dir);
     free(c->data);

@@ -2,6 +2,7 @@
 #ifndef EDGEFS_CONFIG_H
 #define EDGEFS_CONFIG_H
 
+#include "lib/config_proxy.h"
 #include "lib/err.h"
 #include "lib/log.h"
 #include <stdbool.h>
@@ -38,6 +39,8 @@ struct config {
     } lease;
     struct config_node *nodes; /* nodes: [{name: a, url: http://…}, …]; may include this node itself */
     int n_nodes;
+    struct config_proxy *proxies; /* proxy: [{listen: …, target: …}, …]; docs/proxy.md */
+    int n_proxies;
 
     struct {
         uint64_t segment_size;    /* log: {segment-size: 64MiB}; 1MiB..1GiB */

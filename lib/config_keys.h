@@ -26,6 +26,7 @@
     X(LEASE_TYPE, "lease.type", WORD, node, 0, 0, "static", NULL)                                                       \
     X(LEASE_PRIMARY, "lease.primary", NAME, lease.primary, 0, 0, NULL, NULL)                                            \
     X(NODES, "nodes", NODES, nodes, 0, 0, NULL, NULL)                                                                   \
+    X(PROXY, "proxy", PROXIES, proxies, 0, 0, NULL, NULL)                                                               \
     X(LOG_SEGMENT_SIZE, "log.segment-size", SIZE, log.segment_size, CONFIG_MIB, CONFIG_GIB, NULL, "64MiB")              \
     X(LOG_RETENTION_BYTES, "log.retention-bytes", SIZE, log.retention_bytes, CONFIG_MIB, CONFIG_PIB, NULL, "1GiB")      \
     X(LOG_RETENTION_AGE, "log.retention-age", DURATION, log.retention_age_ms, 1000, 3650 * CONFIG_DAY_MS, NULL, "24h")  \

@@ -152,6 +152,12 @@ int config_parse_listen(const char *text, char **host, uint16_t *port, struct er
     return 0;
 }
 
+int config_parse_count(const char *text, uint64_t lowest, uint64_t highest, uint64_t *count, struct err *e)
+{
+    static const struct unit none[] = {{"", 1}};
+    return parse_number(text, none, 1, lowest, highest, count, "number", e);
+}
+
 static int parse_url(const char *text, bool tls_allowed, char **url, struct err *e)
 {
     static const char scheme[] = "http://", secure[] = "https://";
@@ -159,7 +165,7 @@ static int parse_url(const char *text, bool tls_allowed, char **url, struct err 
     if (!copy)
         return err_errno(e, ENOMEM, "configuration");
     size_t n = strlen(copy);
-    if (n > sizeof scheme && copy[n - 1] == '/')
+    if (n > strlen(scheme) + 1 && copy[n - 1] == '/')
         copy[n - 1] = 0;
     char h[CONFIG_HOST_MAX + 1];
     uint16_t p;

@@ -18,6 +18,12 @@ enum config_type {
     CONFIG_TYPE_SIZE,     /* uint64_t bytes */
     CONFIG_TYPE_DURATION, /* uint64_t ms */
     CONFIG_TYPE_NODES,    /* a sequence; config.c */
+    CONFIG_TYPE_PROXIES,  /* a sequence; config_proxy.c, which also knows the types below */
+    CONFIG_TYPE_TARGET,   /* struct config_address */
+    CONFIG_TYPE_COUNT,    /* uint64_t */
+    CONFIG_TYPE_LIST,     /* struct config_list */
+    CONFIG_TYPE_PEERS,    /* struct config_peer *, and the number of them */
+    CONFIG_TYPE_CACHE,    /* struct config_cache_route *, and the number of them */
 };
 
 #define CONFIG_NAME_MAX 64
@@ -37,6 +43,9 @@ int config_parse_name(const char *text, struct err *e);
 
 /* "HOST:PORT" or "[IPv6]:PORT"; HOST is an address or a host name. *host (without brackets) becomes the caller's. */
 int config_parse_listen(const char *text, char **host, uint16_t *port, struct err *e);
+
+/* A decimal number within lowest..highest. */
+int config_parse_count(const char *text, uint64_t lowest, uint64_t highest, uint64_t *count, struct err *e);
 
 /* "http://HOST:PORT", one trailing slash forgiven; *url (without it) becomes the caller's. */
 int config_parse_url(const char *text, char **url, struct err *e);

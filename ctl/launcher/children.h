@@ -1,4 +1,4 @@
-/* The two programs that the launcher keeps running. One struct child each:
+/* The programs that the launcher keeps running. One struct child each:
  *
  *              start                READY packet
  *      OFF ───────────► STARTING ─────────────────► READY
@@ -41,7 +41,7 @@ struct child_spec {
     const char *name;       /* for messages, and argv[0] */
     const char *path;       /* of the program; looked up again at each start */
     char *const *args;      /* argv[1…], NULL-terminated */
-    bool keeps_fences;      /* may send LAUNCH_FENCE_* */
+    bool keeps_fences;      /* may send LAUNCH_FENCE_*: each program has its own store */
     uint64_t ready_timeout; /* ns; a start that takes longer is killed; 0: as long as it likes */
     uint64_t eof_timeout;   /* ns from the end of its socket to SIGKILL; 0: it may go on without one once it is READY */
     /* Descriptors that it inherits, as environment variables that hold their numbers; -1: left out. */

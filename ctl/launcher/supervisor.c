@@ -17,6 +17,7 @@
 #define PROBE_NS (5 * SECOND)
 #define REPLICATOR_NEWS_NS (60 * SECOND)
 #define APP_GRACE_NS (30 * SECOND)
+#define PROXY_GRACE_NS (2 * SECOND)
 #define REPLICATOR_GRACE_NS (10 * SECOND)
 #define UNMOUNT_PATIENCE_NS (5 * SECOND)
 #define UNMOUNT_RETRY_NS (50 * MS)
@@ -25,10 +26,19 @@
 
 /* ---- stopping ------------------------------------------------------------------------------------------------------------- */
 
+/* What the proxy takes to finish the requests that it has, and a little. */
+static uint64_t proxy_grace(const struct supervisor *s)
+{
+    uint64_t ms = 0;
+    for (int i = 0; i < s->o->config->n_proxies; i++)
+        ms = MAX(ms, s->o->config->proxies[i].drain_ms);
+    return ms * MS + PROXY_GRACE_NS;
+}
+
 /* Begins to stop; status: what to exit with, -1: the application's. Once only. */
 static void __attribute__((format(printf, 3, 4))) stop(struct supervisor *s, int status, const char *fmt, ...)
 {
-    if (s->state >= STATE_STOP_APP)
+    if (s->state >= STATE_STOP_PROXY)
         return;
     char why[256];
     va_list ap;
@@ -38,12 +48,9 @@ static void __attribute__((format(printf, 3, 4))) stop(struct supervisor *s, int
     log_write(status > 0 ? LOG_LEVEL_ERROR : LOG_LEVEL_INFO, "launcher", "stopping: %s", why);
     (void)notify_manager("STOPPING=1"); /* nobody has to listen */
     s->status = status;
-    s->state = STATE_STOP_APP;
+    s->state = STATE_STOP_PROXY;
     s->due = CHILD_NEVER;
-    if (s->app) {
-        (void)kill(s->app, SIGTERM); /* not reaped yet */
-        s->due = now_ns() + APP_GRACE_NS;
-    }
+    child_end(&s->children[PROXY], proxy_grace(s), false);
     if (s->helper)
         (void)kill(s->helper, SIGKILL);
     s->helper = 0;
@@ -174,6 +181,8 @@ static void start_app(struct supervisor *s, uint64_t now)
     int rc = notify_manager("READY=1");
     if (rc < 0)
         log_warn("launcher", "NOTIFY_SOCKET: %s", err_name(rc));
+    if (supervisor_has(s, PROXY))
+        child_start(&s->children[PROXY], &s->inherited);
     if (!s->o->app)
         return;
     pid_t pid = app_start(s->o->app, &s->inherited);
@@ -205,7 +214,15 @@ static void step_start(struct supervisor *s, uint64_t now, bool due)
 
 static void step_stop(struct supervisor *s, uint64_t now, bool due)
 {
-    if (s->state == STATE_STOP_APP && !s->app) {
+    if (s->state == STATE_STOP_PROXY && s->children[PROXY].state == CHILD_OFF) {
+        keeper_close_all(s->listeners);
+        s->state = STATE_STOP_APP;
+        s->due = CHILD_NEVER;
+        if (s->app) {
+            (void)kill(s->app, SIGTERM); /* not reaped yet */
+            s->due = now + APP_GRACE_NS;
+        }
+    } else if (s->state == STATE_STOP_APP && !s->app) {
         s->due = CHILD_NEVER;
         child_end(&s->children[REPLICATOR], REPLICATOR_GRACE_NS, false);
         s->state = STATE_STOP_REPLICATOR;
@@ -236,7 +253,7 @@ static void step(struct supervisor *s, uint64_t now)
     enum state before;
     do {
         before = s->state;
-        if (before < STATE_STOP_APP)
+        if (before < STATE_STOP_PROXY)
             step_start(s, now, s->due <= now);
         else
             step_stop(s, now, s->due <= now);
@@ -284,13 +301,13 @@ static void child_reaped(struct supervisor *s, int which, int wait_status, uint6
         else if (c->starts_failed >= STARTS_MAX)
             stop(s, 1, "%s died %u times without becoming ready", c->spec.name, c->starts_failed);
     }
-    if (which != FS || s->state >= STATE_STOP_APP)
+    if (which != FS || s->state >= STATE_STOP_PROXY)
         return;
     if (!mount_present(s))
         stop(s, s->o->app ? 1 : 0, "%s was unmounted by somebody", s->mount_point);
     if (WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == LAUNCH_EXIT_NO_RESEND)
         s->can_hand_over = false; /* it knows better than the release's number */
-    if (s->state >= STATE_STOP_APP)
+    if (s->state >= STATE_STOP_PROXY)
         return;
     if (mount_connection_dead(s->fuse))
         mount_afresh(s, "the connection of the mount was aborted by somebody");
@@ -397,10 +414,10 @@ static void turn(struct supervisor *s)
     /* Packets before deaths: who says READY and dies has been ready. */
     for (int i = 0; i < CHILDREN; i++)
         if (p[2 + i].revents && p[2 + i].fd == s->children[i].sock)
-            child_talk(&s->children[i], s->keeper, now);
+            child_talk(&s->children[i], supervisor_keeper(s, i), now);
     if (p[0].revents)
         read_signals(s, now);
-    if (p[1].revents && s->state < STATE_STOP_APP && !mount_present(s))
+    if (p[1].revents && s->state < STATE_STOP_PROXY && !mount_present(s))
         stop(s, s->o->app ? 1 : 0, "%s was unmounted by somebody", s->mount_point);
     control_serve(&s->control, p + first_control, n - first_control, now, on_request, s);
     for (int i = 0; i < CHILDREN; i++)

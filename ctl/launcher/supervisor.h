@@ -3,7 +3,10 @@
  *   FS ──► PROBE ──► REPLICATOR ──► UP         start: edgefs-fs is ready, the mount answers, edgefs-replicator is ready
  *    └───────┴───────────┴──────────┤          any failure of the start, a signal, `edgefs stop`, the application's end
  *                                   ▼
- *          STOP_APP ──► STOP_REPLICATOR ──► UNMOUNT ──► STOP_FS ──► DONE
+ *          STOP_PROXY ──► STOP_APP ──► STOP_REPLICATOR ──► UNMOUNT ──► STOP_FS ──► DONE
+ *
+ * edgefs-proxy, if it is configured, is started when the node is UP, beside the application; what it does when it dies has no influence on
+ * the node. Stopping begins with it: requests that it has are finished while the application still runs.
  *
  * In each state but the last two a program that dies is started again at once (children.h). */
 #ifndef EDGEFS_LAUNCHER_SUPERVISOR_H
@@ -14,7 +17,7 @@
 struct supervisor_options {
     const struct config *config;
     const struct config_args *args; /* as the user gave them; passed on to the programs */
-    const char *programs;           /* folder of edgefs-fs and edgefs-replicator */
+    const char *programs;           /* folder of edgefs-fs, edgefs-replicator and edgefs-proxy */
     char **app;                     /* NULL: none */
 };
 

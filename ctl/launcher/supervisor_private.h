@@ -16,6 +16,7 @@ enum state {
     STATE_PROBE,
     STATE_REPLICATOR,
     STATE_UP,
+    STATE_STOP_PROXY,
     STATE_STOP_APP,
     STATE_STOP_REPLICATOR,
     STATE_UNMOUNT,
@@ -23,7 +24,7 @@ enum state {
     STATE_DONE,
 };
 
-enum child_id { FS, REPLICATOR, CHILDREN };
+enum child_id { FS, REPLICATOR, PROXY, CHILDREN }; /* PROXY: only if `proxy` is configured */
 
 struct upgrade {
     uint64_t client; /* who asked; it may be gone */
@@ -53,6 +54,7 @@ struct supervisor {
     struct control control;
     uint64_t stop_client; /* who asked to stop; 0: nobody */
     struct keeper *keeper;
+    struct keeper *listeners; /* the proxy's listening sockets: while it is replaced, clients wait in their backlogs */
 
     char paths[CHILDREN][PATH_MAX]; /* of the programs */
     char *args[12];
@@ -68,6 +70,15 @@ int supervisor_prepare(struct supervisor *s, struct err *e);
 /* Mounts with fresh descriptors; also after the mount was lost. 0 or -errno. */
 int supervisor_mount(struct supervisor *s, struct err *e);
 void supervisor_release(struct supervisor *s);
+
+static inline bool supervisor_has(const struct supervisor *s, int child)
+{
+    return child != PROXY || s->o->config->n_proxies > 0;
+}
+static inline struct keeper *supervisor_keeper(struct supervisor *s, int child)
+{
+    return child == PROXY ? s->listeners : s->keeper;
+}
 
 /* An upgrade: begin it, look whether the next step is due. */
 void upgrade_begin(struct supervisor *s, uint64_t client);

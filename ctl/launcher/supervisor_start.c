@@ -16,7 +16,7 @@
 #define REPLICATOR_EOF_NS (10 * SECOND) /* launch.h: it exits by itself */
 #define DESCRIPTORS_SPARE 256u          /* the launcher's own, beside the fences */
 
-static const char *const names[CHILDREN] = {[FS] = "edgefs-fs", [REPLICATOR] = "edgefs-replicator"};
+static const char *const names[CHILDREN] = {[FS] = "edgefs-fs", [REPLICATOR] = "edgefs-replicator", [PROXY] = "edgefs-proxy"};
 
 /* The programs get the launcher's configuration; folders spelled out, so that a file that was edited meanwhile cannot send a
  * successor elsewhere. */
@@ -38,7 +38,7 @@ static int find_programs(struct supervisor *s, struct err *e)
     for (int i = 0; i < CHILDREN; i++) {
         if (snprintf(s->paths[i], PATH_MAX, "%s/%s", s->o->programs, names[i]) >= PATH_MAX)
             return err_errno(e, ENAMETOOLONG, "%s", s->o->programs);
-        if (access(s->paths[i], X_OK))
+        if (supervisor_has(s, i) && access(s->paths[i], X_OK))
             return err_errno(e, errno, "%s, which must lie beside edgefs", s->paths[i]);
     }
     return 0;
@@ -62,6 +62,17 @@ static void init_children(struct supervisor *s)
                                     .fds = {{"EDGEFS_LOCK_FD", s->data.db}, {NULL, -1}, {NULL, -1}, {NULL, -1}}};
     child_init(&s->children[FS], &fs);
     child_init(&s->children[REPLICATOR], &replicator);
+}
+
+static void init_proxy(struct supervisor *s)
+{
+    struct child_spec proxy = {.name = names[PROXY],
+                               .path = s->paths[PROXY],
+                               .args = s->args,
+                               .keeps_fences = true,
+                               .eof_timeout = REPLICATOR_EOF_NS,
+                               .fds = {{"EDGEFS_LOCK_FD", s->data.db}, {NULL, -1}, {NULL, -1}, {NULL, -1}}};
+    child_init(&s->children[PROXY], &proxy);
 }
 
 /* The successor of the one that died out of memory would find no fences, no table, no mount: let the kernel choose somebody else. */
@@ -101,7 +112,8 @@ static int make_keeper(struct supervisor *s, struct err *e)
     if (!getrlimit(RLIMIT_NOFILE, &r) && r.rlim_cur != RLIM_INFINITY && r.rlim_cur < DESCRIPTORS_SPARE + max * LAUNCH_FENCE_FDS)
         max = r.rlim_cur > DESCRIPTORS_SPARE ? (r.rlim_cur - DESCRIPTORS_SPARE) / LAUNCH_FENCE_FDS : 1;
     s->keeper = keeper_new((unsigned)max);
-    return s->keeper ? 0 : err_errno(e, ENOMEM, "fences");
+    s->listeners = keeper_new(CONFIG_PROXIES_MAX);
+    return s->keeper && s->listeners ? 0 : err_errno(e, ENOMEM, "fences");
 }
 
 static int open_sockets(struct supervisor *s, struct err *e)
@@ -178,12 +190,14 @@ int supervisor_prepare(struct supervisor *s, struct err *e)
         (rc = datadir_remove_indexes(&s->data, e)) ||
         (rc = open_sockets(s, e)) || (rc = open_signals(s, e)))
         return rc;
+    init_proxy(s);
     return supervisor_mount(s, e);
 }
 
 void supervisor_release(struct supervisor *s)
 {
     keeper_free(s->keeper);
+    keeper_free(s->listeners);
     int *const fds[] = {&s->fuse, &s->table, &s->hooks, &s->mountinfo, &s->signals, &s->mount_point_lock};
     for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
         if (*fds[i] >= 0)

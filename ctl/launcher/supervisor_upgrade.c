@@ -42,7 +42,7 @@ void upgrade_begin(struct supervisor *s, uint64_t client)
         return;
     }
     for (int i = 0; i < CHILDREN; i++)
-        if (access(s->paths[i], X_OK)) {
+        if (supervisor_has(s, i) && access(s->paths[i], X_OK)) {
             control_say(&s->control, client, '!', "%s: %s", s->paths[i], strerror(errno));
             return;
         }
@@ -75,6 +75,8 @@ void upgrade_step(struct supervisor *s, uint64_t now)
         control_say(&s->control, u->client, '+', "%s", text);
         if (u->step == FS)
             replace(s, REPLICATOR, now);
+        else if (u->step == REPLICATOR && supervisor_has(s, PROXY))
+            replace(s, PROXY, now);
         else
             finish(s, '0', "done; edgefs itself stays " EDGEFS_VERSION " until the node is started anew");
     } else if (now >= u->due) {

@@ -26,8 +26,11 @@
 #define LAUNCH_EXIT_NO_RESEND 3
 
 enum launch_kind {
-    LAUNCH_READY = 1, /* child → launcher: edgefs-fs: the mount is served; edgefs-replicator: the role is known to edgefs-fs.
+    LAUNCH_READY = 1, /* child → launcher: edgefs-fs: the mount is served; edgefs-replicator: the role is known to edgefs-fs;
+                       * edgefs-proxy: it listens.
                        * The name, if there is one, is the program's version (EDGEFS_VERSION), for people to read */
+    /* edgefs-proxy keeps its listening sockets with the launcher by the same messages, in a store of its own, each under the name HOST:PORT of
+     * its entry: who connects while the proxy is replaced waits in the backlog. */
     LAUNCH_FENCE_PUT, /* replicator → launcher: keep these descriptors under this name, replacing (closing) older ones */
     LAUNCH_FENCE_DROP,  /* replicator → launcher: close the descriptors of this name */
     LAUNCH_FENCE_LIST,  /* replicator → launcher: send what you keep … */

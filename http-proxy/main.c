@@ -1,0 +1,80 @@
+/* edgefs-proxy: HTTP/1.1 in front of an application, with read-your-writes and forwarding of writes. Started by the launcher when `proxy:` is
+ * configured. docs/proxy.md. */
+#include "http-proxy/link.h"
+#include "lib/config.h"
+#include "lib/log.h"
+#include "lib/util.h"
+#include <errno.h>
+#include <event2/event.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/socket.h>
+
+struct program {
+    struct config *config;
+    struct event_base *base;
+    struct link link;
+};
+
+static void stop_loop(evutil_socket_t fd, short what, void *arg)
+{
+    struct program *p = arg;
+    (void)fd;
+    (void)what;
+    event_base_loopbreak(p->base);
+}
+
+static void launcher_gone(evutil_socket_t fd, short what, void *arg)
+{
+    char c;
+    if (recv(fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) == 0) {
+        log_warn("main", "the launcher is gone: stopping");
+        stop_loop(fd, what, arg);
+    }
+}
+
+static int serve(struct program *p, struct err *e)
+{
+    struct event *term = evsignal_new(p->base, SIGTERM, stop_loop, p), *intr = evsignal_new(p->base, SIGINT, stop_loop, p);
+    struct event *gone = NULL;
+    if (!term || !intr || event_add(term, NULL) || event_add(intr, NULL))
+        return err_set(e, -ENOMEM, "signals");
+    if (p->link.fd >= 0 && (gone = event_new(p->base, p->link.fd, EV_READ | EV_PERSIST | EV_ET, launcher_gone, p)))
+        event_add(gone, NULL);
+    link_ready(&p->link);
+    event_base_dispatch(p->base);
+    event_free(term);
+    event_free(intr);
+    if (gone)
+        event_free(gone);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    static struct program p;
+    struct err e = {0};
+    struct config_args args = {0};
+    argc = config_take_args(argc, argv, &args, &e);
+    if (argc < 0)
+        config_die("edgefs-proxy", &e);
+    if (argc > 1) {
+        fprintf(stderr, "edgefs-proxy %s: started by `edgefs mount`; takes only -c FILE, --dir DIR, --data DIR\n", EDGEFS_VERSION);
+        return 2;
+    }
+    if (config_load(&args, &p.config, &e))
+        config_die("edgefs-proxy", &e);
+    log_init("edgefs-proxy", p.config->node, p.config->log_level);
+    signal(SIGPIPE, SIG_IGN);
+    p.base = event_base_new();
+    int rc = p.base ? link_open(&p.link, &e) : err_set(&e, -ENOMEM, "event loop");
+    if (!rc)
+        rc = serve(&p, &e);
+    if (rc)
+        log_error("main", "cannot start: %s", e.text);
+    link_close(&p.link);
+    if (p.base)
+        event_base_free(p.base);
+    config_free(p.config);
+    return rc ? 1 : 0;
+}

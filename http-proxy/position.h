@@ -1,0 +1,79 @@
+/* What this node's replicator says about positions and roles, as it changes: the client of the position socket (LAYOUT_POSITION_SOCK, protocol
+ * in include/edgefs/). Event-driven: the state is memory, a check is a comparison, waiting is a parked struct.
+ *
+ * Everything runs in the thread of the event loop; nothing blocks. Callbacks come from the loop, never from inside the call that
+ * registered them. If the replicator is away, the last state stays with connected = false; the connection is made again by itself. */
+#ifndef EDGEFS_PROXY_POSITION_H
+#define EDGEFS_PROXY_POSITION_H
+
+#include "edgefs/position.h"
+#include "lib/err.h"
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/queue.h>
+
+struct event_base;
+struct position_tracker;
+
+enum position_role { POSITION_ROLE_UNKNOWN, POSITION_ROLE_PRIMARY, POSITION_ROLE_REPLICA };
+
+struct position_state {
+    bool connected;          /* to the replicator */
+    enum position_role role; /* of this node */
+    bool holding;            /* primary in a planned promotion: writes that begin now must wait (position_write_begin) */
+    bool primary_reachable;  /* replica: the stream from upstream is alive. Primary: true */
+    struct position pos;     /* applied here: up to which reads see everything. Primary: the log's end */
+    uint64_t lag_records;    /* how many records pos is behind what the primary last said; 0 on the primary */
+    uint64_t lag_ms;         /* for how long; 0 on the primary */
+    uint32_t generation;     /* changes whenever role, primary or holding change */
+    char primary[65];        /* name of the primary's node; "": unknown */
+    char primary_url[256];   /* URL of its API (http://HOST:PORT); "": unknown */
+    uint64_t nodes_unreachable; /* other configured nodes that do not answer (level 4) */
+    bool lease_reachable;    /* the lease engine answers (level 5); true with the static lease */
+};
+
+/* Starts to connect to path (retried for ever). 0 or -errno. */
+int position_open(struct event_base *base, const char *path, struct position_tracker **out, struct err *e);
+/* No waiter and no write may be left. */
+void position_close(struct position_tracker *t);
+
+/* The state as last heard; the pointer stays valid and its contents change between events. */
+const struct position_state *position_state(const struct position_tracker *t);
+
+/* Whether reads here see everything up to want. A position of an epoch that ended counts as the end of that epoch, if it lies beyond it. */
+bool position_reached(const struct position_tracker *t, struct position want);
+
+/* ---- waiting --------------------------------------------------------------------------------------------------------------- */
+
+enum position_outcome {
+    POSITION_REACHED,  /* wait: the position is applied. capture: pos is the one to give to the client */
+    POSITION_TIMEOUT,  /* the deadline passed */
+    POSITION_CHANGED,  /* change: the generation moved. capture: this node is no longer primary, or the replicator went away */
+};
+
+/* One parked request; embedded in the caller's object, which must not go away while it is parked (position_wait_cancel). */
+struct position_wait {
+    void (*done)(struct position_wait *w, enum position_outcome outcome, struct position pos);
+    struct position want;
+    uint64_t deadline_ms; /* CLOCK_MONOTONIC; UINT64_MAX: none */
+    int list;             /* which list it is parked in; 0: none. The tracker's */
+    TAILQ_ENTRY(position_wait) link;
+};
+
+/* Parks w until want is reached (or its deadline). w->done is set by the caller before. */
+void position_wait_reached(struct position_tracker *t, struct position_wait *w, struct position want, uint64_t deadline_ms);
+/* Parks w until the generation changes: another role, another primary, the end of holding. */
+void position_wait_change(struct position_tracker *t, struct position_wait *w, uint64_t deadline_ms);
+/* "Capture now": asks the replicator to capture what is committed by now, and parks w until it answered with a position that covers it. */
+void position_wait_capture(struct position_tracker *t, struct position_wait *w, uint64_t deadline_ms);
+/* Takes it out of whatever it is parked in; done is not called. Harmless if it is parked nowhere. */
+void position_wait_cancel(struct position_tracker *t, struct position_wait *w);
+
+/* ---- writes under way ------------------------------------------------------------------------------------------------------ */
+
+/* The engine counts the writes that this node's application is working on. Before a planned promotion fences, the replicator sets holding and
+ * waits (bounded) until the tracker tells it that none is left: so no application meets the fence in the middle of a request. */
+void position_write_begin(struct position_tracker *t);
+void position_write_end(struct position_tracker *t);
+
+#endif
