@@ -5,6 +5,7 @@
 #include "lib/ltx.h"
 #include "lib/util.h"
 #include "replicator/image_client.h"
+#include "replicator/position_server.h"
 #include <errno.h>
 
 #define HASH_NONFATAL_OOM 1
@@ -141,8 +142,10 @@ static void set_applied(struct apply *a)
         a->any_blocked = low != UINT64_MAX;
         applied = MIN(applied, low - 1);
     }
-    if (applied)
+    if (applied) {
         atomic_store(&a->node->applied, applied);
+        position_server_moved(a->node->positions);
+    }
 }
 
 /* ---- one LTX file as an apply_tx ---- */

@@ -3,6 +3,7 @@
 
 #include "lib/log.h"
 #include "lib/util.h"
+#include "replicator/position_server.h"
 #include "replicator/worker.h"
 #include <dirent.h>
 #include <errno.h>
@@ -95,45 +96,84 @@ static void take_requests(struct capture *c)
         capture_rescan(c);
 }
 
-/* Everything that waits in a queue of the kernel now was caused before a request that arrived now. */
-static void serve_waiters(struct capture *c)
+/* Takes note of questions that have come. What they ask about lies, from now on, in the queues of the kernel that are read next, or is known
+ * already: a database whose WAL was written is dirty, or looked at again (look_ns), or to be compared (diff_ns). *all: somebody waits who wants
+ * every database looked at all the same (a promotion must not depend on a watch that could not be set). */
+static bool admit_waiters(struct capture *c, bool *all)
 {
+    bool any = c->asks != NULL;
+    *all = false;
+    for (struct capture_ask *a = c->asks; a && !a->round; a = a->next)
+        a->round = c->round + 1;
     pthread_mutex_lock(&c->lock);
     for (struct capture_waiter *w = c->waiters; w; w = w->next) {
-        if (w->done)
-            continue;
-        bool first = w->seq == 0;
-        if (first)
-            w->seq = c->round;
-        bool all = true;
-        for (struct capture_file *cf = c->files; cf; cf = cf->next) {
-            if (w->db && cf->db != w->db)
-                continue;
-            if (first && cf->diff_ns)
-                cf->diff_ns = now_ns();
-            if (first)
-                cf->dirty = true;
-            if (cf->dirty || cf->step_seq < w->seq || !capture_settled(cf)) {
-                all = false;
-                if (cf->step_seq < w->seq)
-                    cf->dirty = true;
-            }
-        }
-        if (all && !first)
-            w->done = true;
-        else if (all)
-            wake(c); /* nothing to look at: done in the next round */
+        any |= !w->done;
+        *all |= !w->round;
+        if (!w->round)
+            w->round = c->round + 1;
     }
-    pthread_cond_broadcast(&c->answered);
-    pthread_mutex_unlock(&c->lock);
-}
-
-static bool have_waiters(struct capture *c)
-{
-    pthread_mutex_lock(&c->lock);
-    bool any = c->waiters != NULL;
     pthread_mutex_unlock(&c->lock);
     return any;
+}
+
+/* After the queues were read and before the looks: has everything looked at now that would be looked at in a while. */
+static void hurry_files(struct capture *c, bool all)
+{
+    for (struct capture_file *cf = c->files; cf; cf = cf->next) {
+        if (cf->diff_ns)
+            cf->diff_ns = now_ns();
+        if (all || cf->look_ns)
+            cf->dirty = true;
+    }
+}
+
+static bool all_captured(struct capture *c, const struct database *db)
+{
+    for (struct capture_file *cf = c->files; cf; cf = cf->next)
+        if ((!db || cf->db == db) && (cf->dirty || !capture_settled(cf)))
+            return false;
+    return true;
+}
+
+/* After the looks of a round that began when the question was there: what is settled is captured. */
+static void serve_waiters(struct capture *c)
+{
+    bool all = all_captured(c, NULL);
+    pthread_mutex_lock(&c->lock);
+    for (struct capture_waiter *w = c->waiters; w; w = w->next)
+        if (!w->done && w->round && w->round <= c->round && (all || (w->db && all_captured(c, w->db))))
+            w->done = true;
+    pthread_cond_broadcast(&c->answered);
+    pthread_mutex_unlock(&c->lock);
+    struct capture_ask *done = NULL, **p = &c->asks;
+    for (struct capture_ask *a; (a = *p);) {
+        if (a->round && a->round <= c->round && (all || (a->db && all_captured(c, a->db)))) {
+            *p = a->next;
+            a->next = done;
+            done = a;
+        } else {
+            p = &a->next;
+        }
+    }
+    for (struct capture_ask *a; (a = done);) {
+        done = a->next;
+        a->done(a, 0);
+    }
+}
+
+void capture_ask(struct capture *c, struct capture_ask *a)
+{
+    a->round = 0;
+    a->next = c->asks;
+    c->asks = a;
+}
+
+static void cancel_asks(struct capture *c)
+{
+    for (struct capture_ask *a; (a = c->asks);) {
+        c->asks = a->next;
+        a->done(a, -ECANCELED);
+    }
 }
 
 /* Looks at what is due; returns when the next is. */
@@ -190,7 +230,7 @@ static void note_records(struct capture *c)
 
 static void wait_for_events(struct capture *c, uint64_t next, bool hold)
 {
-    struct epoll_event ev[4];
+    struct epoll_event ev[5];
     bool captures = node_role(c->node) == NODE_PRIMARY || node_role(c->node) == NODE_HANDING_OVER;
     if (hold) /* then events count again, and looks that were due */
         next = c->hold_until_ns;
@@ -199,14 +239,15 @@ static void wait_for_events(struct capture *c, uint64_t next, bool hold)
     uint64_t now = now_ns(), wait = next <= now ? 0 : next - now;
     struct timespec t = {(time_t)(wait / 1000000000u), (long)(wait % 1000000000u)};
     int from = hold || !captures ? c->epoll_fd : c->all_fd;
-    int n = epoll_pwait2(from, ev, 4, next == UINT64_MAX ? NULL : &t, NULL);
+    int n = epoll_pwait2(from, ev, ARRAY_SIZE(ev), next == UINT64_MAX ? NULL : &t, NULL);
     if (from == c->all_fd && n > 0) /* which of the inner ones: without waiting */
-        n = epoll_wait(c->epoll_fd, ev, 4, 0);
+        n = epoll_wait(c->epoll_fd, ev, ARRAY_SIZE(ev), 0);
     for (int i = 0; i < n; i++) {
         uint64_t v;
         if (ev[i].data.fd == c->wake_fd && read(c->wake_fd, &v, sizeof v) < 0) { /* somebody else's wake was read with it */
         }
         c->hooks_ready |= ev[i].data.fd == c->hooks_fd;
+        c->positions_ready |= c->node->positions && ev[i].data.fd == position_server_fd(c->node->positions);
     }
 }
 
@@ -219,10 +260,16 @@ static void *run(void *arg)
         pthread_mutex_lock(&c->lock);
         bool stop = c->stop;
         pthread_mutex_unlock(&c->lock);
-        if (stop)
+        if (stop) {
+            cancel_asks(c);
             return NULL;
+        }
         connect_hooks(c);
-        bool waiters = have_waiters(c), hold = !waiters && now_ns() < c->hold_until_ns;
+        if (c->positions_ready) {
+            c->positions_ready = false;
+            position_server_serve(c->node->positions);
+        }
+        bool all, waiters = admit_waiters(c, &all), hold = !waiters && now_ns() < c->hold_until_ns;
         uint64_t next = 0;
         if (!hold)
             capture_events_inotify(c);
@@ -231,16 +278,15 @@ static void *run(void *arg)
             capture_events_hooks(c);
         }
         take_requests(c);
+        if (waiters)
+            hurry_files(c, all);
         if (!hold) {
             next = run_files(c);
             note_records(c);
             hold = !waiters && now_ns() < c->hold_until_ns;
         }
-        if (waiters) {
+        if (waiters && !c->hooks_ready) /* all hooks that had been sent were read */
             serve_waiters(c);
-            for (struct capture_file *cf = c->files; cf && next; cf = cf->next)
-                next = cf->dirty ? 0 : next;
-        }
         wait_for_events(c, next, hold);
     }
 }
@@ -267,6 +313,8 @@ int capture_open(struct node *n, struct capture **out, struct err *e)
         rc = dirwatch_open(n, &c->dirwatch, e);
     if (!rc) {
         watch_fd(c->epoll_fd, c->wake_fd);
+        if (n->positions)
+            watch_fd(c->epoll_fd, position_server_fd(n->positions));
         watch_fd(c->all_fd, c->epoll_fd);
         watch_fd(c->all_fd, dirwatch_fd(c->dirwatch));
         rc = pthread_create(&c->thread, NULL, run, c);

@@ -5,6 +5,14 @@
 
 #include "replicator/node.h"
 
+/* A question "is everything captured that was committed by now?" that nobody waits for. The asker's, until done is called. */
+struct capture_ask {
+    struct database *db; /* NULL: all */
+    void (*done)(struct capture_ask *a, int rc); /* capture's thread, no lock held. 0; -ECANCELED: capture ends */
+    struct capture_ask *next; /* capture's */
+    uint64_t round;
+};
+
 /* Starts the thread: connects to edgefs-fs (and again whenever that is restarted), watches the mount's directories. */
 int capture_open(struct node *n, struct capture **out, struct err *e);
 /* Ends the thread; requests are still taken, and lie. Then, when nobody can make any: capture_close. */
@@ -18,6 +26,9 @@ void capture_notice(struct capture *c, struct database *db);
  * database lock held. 0; -ETIMEDOUT at the monotonic time deadline_ns; ERR_ROLE when this node is not
  * primary (nor handing over: then this is the drain of a promotion). */
 int capture_now(struct capture *c, struct database *db, uint64_t deadline_ns, struct err *e);
+/* The same without waiting, from capture's own thread (position_server_serve). done is called from the loop, never from inside. A node that is
+ * no primary has nothing to capture: done comes at once. */
+void capture_ask(struct capture *c, struct capture_ask *a);
 
 /* Watches every directory of the mount. Once, at start; calls into the mount. */
 int capture_watch_all(struct capture *c, struct err *e);

@@ -26,6 +26,7 @@ struct capture_file {
     struct walview view;
     bool view_open;
     uint32_t covered;  /* frames up to here were captured when a hook or slot 4 held up any restart: see step() */
+    bool behind;       /* what is published could not be captured (no room, too much at once): it will be tried again */
     bool diff_again;   /* a change came in while DIFFING */
     bool checkpoint_seen; /* HOOK_CHECKPOINT was answered while DIFFING */
     /* capture thread only */

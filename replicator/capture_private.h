@@ -18,7 +18,7 @@
 struct capture_waiter {
     struct capture_waiter *next;
     struct database *db; /* NULL: all */
-    uint64_t seq;        /* step_seq that each must reach; 0: not looked at yet */
+    uint64_t round;      /* the first that began after the question came; 0: not seen yet */
     bool done;
 };
 
@@ -35,6 +35,8 @@ struct capture {
     uint64_t round; /* counts rounds of the loop, from 1 */
     int hooks_fd;
     bool hooks_ready;
+    bool positions_ready;
+    struct capture_ask *asks;
     uint64_t reconnect_ns;
     uint64_t last_lsn, last_record_ns, hold_until_ns;
     /* guarded by lock */

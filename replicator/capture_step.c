@@ -24,7 +24,7 @@ static void unmap(struct capture *c, struct capture_file *cf)
     if (!cf->view_open)
         return;
     walview_put_away(c->node, cf->db, &cf->view);
-    cf->view_open = false;
+    cf->view_open = cf->behind = false;
     cf->mode = CAPTURE_IDLE;
     cf->covered = 0;
     cf->look_ns = 0;
@@ -58,7 +58,7 @@ void capture_start_diff(struct capture *c, struct capture_file *cf)
 bool capture_settled(struct capture_file *cf)
 {
     pthread_mutex_lock(&cf->db->lock);
-    bool busy = cf->mode == CAPTURE_MAPPING || cf->mode == CAPTURE_DIFFING || cf->diff_ns;
+    bool busy = cf->mode == CAPTURE_MAPPING || cf->mode == CAPTURE_DIFFING || cf->diff_ns || cf->behind;
     pthread_mutex_unlock(&cf->db->lock);
     return !busy;
 }
@@ -178,6 +178,7 @@ static void step_mapped(struct capture *c, struct capture_file *cf)
     struct walindex_header h;
     uint64_t before = database_dbstate(cf->db)->lsn;
     int rc = catch_up(c, cf, &h);
+    cf->behind = rc == ERR_AGAIN_LATER;
     if (cf->look_ns && database_dbstate(cf->db)->lsn != before) {
         cf->publish_ns = (cf->publish_ns * 3 + MIN(now_ns() - cf->look_since_ns, 10000000u)) / 4;
         cf->look_ns = 0;

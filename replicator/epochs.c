@@ -232,6 +232,16 @@ static bool range_of(struct epochs *h, uint64_t epoch, uint64_t *first, uint64_t
     return known;
 }
 
+size_t epochs_newest(struct epochs *h, struct epoch_entry *list, size_t max)
+{
+    pthread_mutex_lock(&h->lock);
+    size_t n = MIN(h->n, max);
+    if (n)
+        memcpy(list, h->list + (h->n - n), n * sizeof *list);
+    pthread_mutex_unlock(&h->lock);
+    return n;
+}
+
 uint64_t epochs_end_of(struct epochs *h, uint64_t epoch)
 {
     uint64_t first, last;

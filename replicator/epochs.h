@@ -48,6 +48,9 @@ int epochs_begin(struct epochs *h, uint64_t epoch, uint64_t first_lsn, struct er
 /* The newest entry; {0, 0} if there is none. */
 struct epoch_entry epochs_current(struct epochs *h);
 
+/* Copies the newest entries, at most max, oldest of them first. Returns how many. */
+size_t epochs_newest(struct epochs *h, struct epoch_entry *list, size_t max);
+
 /* Last LSN that belongs to epoch: UINT64_MAX for the current one, 0 if the epoch is not in the history. An
  * empty epoch: its first LSN - 1. */
 uint64_t epochs_end_of(struct epochs *h, uint64_t epoch);

@@ -9,6 +9,7 @@
 #include "replicator/hooks.h"
 #include "replicator/image_client.h"
 #include "replicator/lease.h"
+#include "replicator/position_server.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -156,6 +157,7 @@ static int on_control(struct follower *f, struct err *e)
     switch (f->h.type) {
     case RECORD_HEARTBEAT:
         f->server_lsn = f->h.pos.lsn;
+        atomic_store(&f->node->upstream_lsn, f->server_lsn);
         if (o && f->first_frame) {
             rc = adopt_epochs(f, json_object_get(o, "epochs"), e);
             learn_primary(f, o);
@@ -165,6 +167,7 @@ static int on_control(struct follower *f, struct err *e)
     case RECORD_RESET:
         rc = on_reset(f, o, e);
         f->server_lsn = f->h.pos.lsn;
+        atomic_store(&f->node->upstream_lsn, f->server_lsn);
         break;
     case RECORD_HANDOFF:
         rc = on_handoff(f, o, e);
@@ -323,6 +326,7 @@ static int on_idle(void *ctx)
         uint64_t last = rlog_last(f->node->rlog).lsn;
         if (!f->first_frame && atomic_load(&f->node->applied) >= last && last >= f->server_lsn)
             atomic_store(&f->node->current_ns, now_ns());
+        position_server_moved(f->node->positions);
     }
     pthread_mutex_unlock(&f->work);
     return apply_records_waiting(f->apply) ? 50 : -1;
@@ -350,6 +354,7 @@ static int follow(struct follower *f, const char *url, struct err *e)
         apply_records_flush(f->apply);
     pthread_mutex_unlock(&f->work);
     atomic_store(&f->node->connected, false);
+    position_server_moved(f->node->positions);
     return rc ? rc : err_set(e, -ECONNRESET, "%s ended the stream", url);
 }
 

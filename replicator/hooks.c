@@ -3,6 +3,7 @@
 #include "lib/localsock.h"
 #include "lib/log.h"
 #include "lib/util.h"
+#include "replicator/position_server.h"
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -79,6 +80,7 @@ void hooks_disconnect(struct hooks *h)
     h->fd = -1;
     h->in_force = HOOKS_ROLE_UNKNOWN;
     pthread_mutex_unlock(&h->lock);
+    position_server_changed(h->node->positions);
 }
 
 int hooks_recv(struct hooks *h, struct hook_msg *m, char *path, char *text)
@@ -130,6 +132,7 @@ void hooks_send_role(struct hooks *h)
     enum hooks_role r = present_role(h);
     if (r != HOOKS_ROLE_UNKNOWN) /* while starting edgefs-fs keeps the role it knows */
         send_msg(h, &(struct hook_msg){.kind = HOOK_ROLE, .value = r}, name);
+    position_server_changed(h->node->positions);
 }
 
 void hooks_role_in_force(struct hooks *h, const char *role)
@@ -138,6 +141,15 @@ void hooks_role_in_force(struct hooks *h, const char *role)
     h->in_force = !strcmp(role, "primary") ? HOOKS_ROLE_PRIMARY : HOOKS_ROLE_REPLICA;
     pthread_cond_broadcast(&h->role_changed);
     pthread_mutex_unlock(&h->lock);
+    position_server_changed(h->node->positions);
+}
+
+bool hooks_in_force(struct hooks *h)
+{
+    pthread_mutex_lock(&h->lock);
+    bool yes = h->in_force == present_role(h);
+    pthread_mutex_unlock(&h->lock);
+    return yes;
 }
 
 int hooks_wait_role(struct hooks *h, uint64_t deadline_ns)

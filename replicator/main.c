@@ -11,6 +11,8 @@
 #include "replicator/image_client.h"
 #include "replicator/import.h"
 #include "replicator/keeper.h"
+#include "replicator/neighbours.h"
+#include "replicator/position_server.h"
 #include "replicator/replicas.h"
 #include "replicator/startup.h"
 #include "replicator/stream_server.h"
@@ -91,7 +93,13 @@ static int start_threads(struct program *p, struct err *e)
         rc = api_open(n, p->base, &p->api, e);
     if (rc)
         return rc;
+    rc = position_server_open(n, p->base, &n->positions, e);
+    if (!rc)
+        rc = neighbours_open(n, &n->neighbours, e);
+    if (rc)
+        return rc;
     sequencer_on_append(n->sequencer, stream_server_wake, n->streams);
+    sequencer_on_append(n->sequencer, position_server_appended, n->positions);
     if (node_role(n) == NODE_PRIMARY) /* a predecessor was a replica, or in the middle of a promotion */
         fences_drop_rest(n);
     rc = capture_open(n, &n->capture, e);
@@ -126,6 +134,10 @@ static void stop_threads(struct program *p)
     capture_stop(n->capture); /* it posts jobs, and jobs post to it: neither is freed before both stand still */
     worker_close(n->worker);
     worker_close(n->differ);
+    neighbours_close(n->neighbours);
+    n->neighbours = NULL;
+    position_server_close(n->positions);
+    n->positions = NULL;
     capture_close(n->capture);
     api_close(p->api);
     if (node_role(n) != NODE_STARTING)

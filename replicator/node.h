@@ -36,6 +36,8 @@ struct hooks;
 struct replicas;
 struct http_server;
 struct image_client;
+struct neighbours;
+struct position_server;
 struct stream_server;
 
 struct node {
@@ -62,6 +64,8 @@ struct node {
     struct replicas *replicas;
     struct http_server *http;
     struct stream_server *streams;
+    struct neighbours *neighbours;
+    struct position_server *positions;
 
     atomic_int role;               /* enum node_role */
     atomic_bool passthrough;       /* as edgefs-fs said */
@@ -70,6 +74,7 @@ struct node {
     atomic_uint_fast64_t applied;  /* LSN: every database reflects the log up to here (primary: the log's last) */
     atomic_uint_fast64_t current_ns; /* replica: monotonic time when it last had everything that its upstream had; 0 never */
     atomic_bool connected;         /* replica: the stream is up */
+    atomic_uint_fast64_t upstream_lsn; /* replica: last LSN that its upstream said to have; 0: it said nothing yet */
 
     pthread_mutex_t lock;          /* guards the strings and warnings below */
     char primary[128];             /* name of the primary as far as known; "" unknown */

@@ -9,6 +9,7 @@
 #include "replicator/follower.h"
 #include "replicator/hooks.h"
 #include "replicator/lease.h"
+#include "replicator/position_server.h"
 #include "replicator/replicas.h"
 #include "replicator/stream_server.h"
 #include <errno.h>
@@ -16,6 +17,8 @@
 #include <openssl/rand.h>
 #include <stdarg.h>
 #include <stdio.h>
+
+#define HOLD_NS 1000000000u /* how long requests that write, passed on by the node's proxy, may take to end before the fence comes */
 
 /* One promotion at a time, from either side. */
 static struct {
@@ -232,6 +235,9 @@ static int run(struct promotion *p)
     int rc = wait_connected(p);
     if (rc)
         return rc;
+    phase("waiting for requests under way");
+    if (position_server_hold(n->positions, MIN(now_ns() + HOLD_NS, p->deadline_ns)))
+        log_info("promotion", "requests that write are still under way: they meet the fence");
     rc = fence_and_drain(p);
     uint64_t lsn = rlog_last(n->rlog).lsn;
     if (!rc) {
@@ -248,6 +254,7 @@ static int run(struct promotion *p)
         return rc;
     if (rc) {
         undo(p);
+        position_server_release(n->positions);
         return rc;
     }
     node_set_primary(n, p->target, p->url);
@@ -255,6 +262,7 @@ static int run(struct promotion *p)
     atomic_store(&n->role, NODE_REPLICA);
     lease_save(n);
     hooks_send_role(n->hooks);
+    position_server_release(n->positions);
     databases_each(n->databases, notice_one, n);
     stream_server_handoff(n->streams, p->target, p->url, p->result.pos.epoch);
     follower_restart(n->follower);
