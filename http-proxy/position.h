@@ -1,5 +1,5 @@
 /* What this node's replicator says about positions and roles, as it changes: the client of the position socket (LAYOUT_POSITION_SOCK, protocol
- * in include/edgefs/). Event-driven: the state is memory, a check is a comparison, waiting is a parked struct.
+ * in include/edgefs/position_feed.h). Event-driven: the state is memory, a check is a comparison, waiting is a parked struct.
  *
  * Everything runs in the thread of the event loop; nothing blocks. Callbacks come from the loop, never from inside the call that
  * registered them. If the replicator is away, the last state stays with connected = false; the connection is made again by itself. */
@@ -25,10 +25,12 @@ struct position_state {
     struct position pos;     /* applied here: up to which reads see everything. Primary: the log's end */
     uint64_t lag_records;    /* how many records pos is behind what the primary last said; 0 on the primary */
     uint64_t lag_ms;         /* for how long; 0 on the primary */
-    uint32_t generation;     /* changes whenever role, primary or holding change */
+    uint32_t generation;     /* changes whenever role, primary, its reachability or holding change */
     char primary[65];        /* name of the primary's node; "": unknown */
     char primary_url[256];   /* URL of its API (http://HOST:PORT); "": unknown */
-    uint64_t nodes_unreachable; /* other configured nodes that do not answer (level 4) */
+    struct position last;    /* newest position that this node knows to exist; applied here or not */
+    uint64_t nodes;          /* other configured nodes … */
+    uint64_t nodes_unreachable; /* … and those of them that do not answer (level 4) */
     bool lease_reachable;    /* the lease engine answers (level 5); true with the static lease */
 };
 
@@ -47,8 +49,8 @@ bool position_reached(const struct position_tracker *t, struct position want);
 
 enum position_outcome {
     POSITION_REACHED,  /* wait: the position is applied. capture: pos is the one to give to the client */
-    POSITION_TIMEOUT,  /* the deadline passed */
-    POSITION_CHANGED,  /* change: the generation moved. capture: this node is no longer primary, or the replicator went away */
+    POSITION_TIMEOUT,  /* the deadline passed. capture: pos is the next one that this node knows of, the best there is to give */
+    POSITION_CHANGED,  /* change: the generation moved */
 };
 
 /* One parked request; embedded in the caller's object, which must not go away while it is parked (position_wait_cancel). */
@@ -56,7 +58,13 @@ struct position_wait {
     void (*done)(struct position_wait *w, enum position_outcome outcome, struct position pos);
     struct position want;
     uint64_t deadline_ms; /* CLOCK_MONOTONIC; UINT64_MAX: none */
-    int list;             /* which list it is parked in; 0: none. The tracker's */
+    /* the tracker's; zero before the first use */
+    int list;                   /* what it is parked in; 0: nothing */
+    unsigned in_lsns, in_times; /* places in the heaps; 0: in none */
+    uint64_t lsn;               /* what want means on this node; UINT64_MAX: not known yet */
+    struct position reply;
+    enum position_outcome outcome;
+    struct position_batch *batch;
     TAILQ_ENTRY(position_wait) link;
 };
 
@@ -68,6 +76,17 @@ void position_wait_change(struct position_tracker *t, struct position_wait *w, u
 void position_wait_capture(struct position_tracker *t, struct position_wait *w, uint64_t deadline_ms);
 /* Takes it out of whatever it is parked in; done is not called. Harmless if it is parked nowhere. */
 void position_wait_cancel(struct position_tracker *t, struct position_wait *w);
+
+/* ---- which databases changed (the response cache) ---------------------------------------------------------------------------- */
+
+#define POSITION_WATCHES_MAX 256
+
+/* Asks to be told when databases whose names match glob ('*' matches '/' too) change. A number for position_touched, or -ENOSPC, -ENOMEM. The
+ * same glob gets the same number. */
+int position_watch(struct position_tracker *t, const char *glob);
+/* LSN of the last change: what was read here when at least this was applied (position_state: pos), in the same epoch, is still true.
+ * UINT64_MAX: it cannot be known now. */
+uint64_t position_touched(const struct position_tracker *t, int number);
 
 /* ---- writes under way ------------------------------------------------------------------------------------------------------ */
 
