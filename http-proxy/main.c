@@ -1,6 +1,6 @@
 /* edgefs-proxy: HTTP/1.1 in front of an application, with read-your-writes and forwarding of writes. Started by the launcher when `proxy:` is
  * configured. docs/proxy.md. */
-#include "http-proxy/link.h"
+#include "http-proxy/engine.h"
 #include "lib/config.h"
 #include "lib/log.h"
 #include "lib/util.h"
@@ -8,12 +8,13 @@
 #include <event2/event.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 struct program {
-    struct config *config;
     struct event_base *base;
     struct link link;
+    struct engine engine;
 };
 
 static void stop_loop(evutil_socket_t fd, short what, void *arg)
@@ -21,7 +22,18 @@ static void stop_loop(evutil_socket_t fd, short what, void *arg)
     struct program *p = arg;
     (void)fd;
     (void)what;
-    event_base_loopbreak(p->base);
+    if (p->engine.draining) /* the second time: at once */
+        event_base_loopbreak(p->base);
+    else
+        engine_drain(&p->engine);
+}
+
+static void reload(evutil_socket_t fd, short what, void *arg)
+{
+    struct program *p = arg;
+    (void)fd;
+    (void)what;
+    engine_reload(&p->engine);
 }
 
 static void launcher_gone(evutil_socket_t fd, short what, void *arg)
@@ -36,18 +48,31 @@ static void launcher_gone(evutil_socket_t fd, short what, void *arg)
 static int serve(struct program *p, struct err *e)
 {
     struct event *term = evsignal_new(p->base, SIGTERM, stop_loop, p), *intr = evsignal_new(p->base, SIGINT, stop_loop, p);
-    struct event *gone = NULL;
-    if (!term || !intr || event_add(term, NULL) || event_add(intr, NULL))
+    struct event *hup = evsignal_new(p->base, SIGHUP, reload, p), *gone = NULL;
+    if (!term || !intr || !hup || event_add(term, NULL) || event_add(intr, NULL) || event_add(hup, NULL))
         return err_set(e, -ENOMEM, "signals");
     if (p->link.fd >= 0 && (gone = event_new(p->base, p->link.fd, EV_READ | EV_PERSIST | EV_ET, launcher_gone, p)))
         event_add(gone, NULL);
+    link_close_rest(&p->link);
     link_ready(&p->link);
     event_base_dispatch(p->base);
     event_free(term);
     event_free(intr);
+    event_free(hup);
     if (gone)
         event_free(gone);
     return 0;
+}
+
+/* Descriptors are what it serves with. */
+static void raise_limits(void)
+{
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r))
+        return;
+    r.rlim_cur = r.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &r))
+        log_warn("main", "limit of open files: %s", strerror(errno));
 }
 
 int main(int argc, char **argv)
@@ -62,19 +87,24 @@ int main(int argc, char **argv)
         fprintf(stderr, "edgefs-proxy %s: started by `edgefs mount`; takes only -c FILE, --dir DIR, --data DIR\n", EDGEFS_VERSION);
         return 2;
     }
-    if (config_load(&args, &p.config, &e))
+    struct config *config;
+    if (config_load(&args, &config, &e))
         config_die("edgefs-proxy", &e);
-    log_init("edgefs-proxy", p.config->node, p.config->log_level);
+    log_init("edgefs-proxy", config->node, config->log_level);
     signal(SIGPIPE, SIG_IGN);
+    raise_limits();
     p.base = event_base_new();
     int rc = p.base ? link_open(&p.link, &e) : err_set(&e, -ENOMEM, "event loop");
     if (!rc)
+        rc = engine_open(&p.engine, p.base, &p.link, &args, config, &e);
+    if (!rc)
         rc = serve(&p, &e);
-    if (rc)
+    if (rc) {
         log_error("main", "cannot start: %s", e.text);
+        return 1;
+    }
+    engine_close(&p.engine);
     link_close(&p.link);
-    if (p.base)
-        event_base_free(p.base);
-    config_free(p.config);
-    return rc ? 1 : 0;
+    event_base_free(p.base);
+    return 0;
 }
