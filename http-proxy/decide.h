@@ -37,6 +37,12 @@ struct decision {
     bool stale;              /* served locally although behind: X-Edge-Staleness */
     uint8_t degraded;        /* level when it was decided */
     uint64_t began_ms;       /* when decide_request was called, CLOCK_MONOTONIC */
+    uint64_t client;         /* credit_client() of whoever sent it; set by the engine before decide_request; 0: not known */
+    uint8_t hop;             /* of decide_request */
+    uint8_t step;            /* rules.c */
+    bool held;               /* rules.c */
+    bool credit;             /* one was taken for it (credit.h) */
+    bool unknown;            /* this is the primary, and the position that is demanded does not exist */
 };
 
 enum decide_event {
@@ -47,12 +53,18 @@ enum decide_event {
     DECIDE_EV_REPLAY,    /* the application answered with fly-replay: now FORWARD it, or LOCAL if this is the primary */
 };
 
+struct decide_counts { /* since the entry was opened */
+    uint64_t with_position; /* reads that demanded one */
+    uint64_t malformed;     /* positions that were ignored: not readable, or beyond anything that can exist */
+};
+
 /* Rules of one entry. The configuration must outlive it. hop: 0 for a client's request. */
 int decide_open(const struct config *config, const struct config_proxy *app, struct position_tracker *t, struct degrade *g,
                 struct decide **out, struct err *e);
 void decide_close(struct decide *d);
+const struct decide_counts *decide_counts(const struct decide *d);
 
-/* The first decision. hop: how often other proxies of the cluster forwarded it already (Edgefs-Hop; 0: it comes from a client). */
+/* The first decision; sets all of *out but `client`. hop: how often other proxies of the cluster forwarded it already (Edgefs-Hop; 0: it comes from a client). */
 void decide_request(struct decide *d, const struct head *request, unsigned hop, struct decision *out);
 /* Something happened to it; out is changed to what comes next. */
 void decide_again(struct decide *d, const struct head *request, enum decide_event event, struct decision *out);

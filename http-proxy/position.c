@@ -445,6 +445,16 @@ void position_write_end(struct position_tracker *t)
     say_quiet(t);
 }
 
+uint64_t position_writes(const struct position_tracker *t)
+{
+    return t->writes;
+}
+
+bool position_exists(const struct position_tracker *t, struct position want)
+{
+    return needed(t, want) <= t->now.last.lsn;
+}
+
 int position_open(struct event_base *base, const char *path, struct position_tracker **out, struct err *e)
 {
     struct position_tracker *t = calloc(1, sizeof *t);

@@ -94,5 +94,8 @@ uint64_t position_touched(const struct position_tracker *t, int number);
  * waits (bounded) until the tracker tells it that none is left: so no application meets the fence in the middle of a request. */
 void position_write_begin(struct position_tracker *t);
 void position_write_end(struct position_tracker *t);
+uint64_t position_writes(const struct position_tracker *t); /* that are under way */
+/* Whether want exists as far as this node knows: that it lies in the log of some node. */
+bool position_exists(const struct position_tracker *t, struct position want);
 
 #endif
