@@ -176,12 +176,10 @@ int degrade_reload(struct degrade *g, const struct config *config, struct err *e
             fresh = NULL;
         }
     }
-    if (!fresh)
-        return err_errno(e, ENOMEM, "degradation levels");
-    free_entries(g->entries, g->n_entries);
+    free_entries(g->entries, g->n_entries); /* in any case: the configuration that they point into goes */
     g->entries = fresh;
-    g->n_entries = config->n_proxies;
-    return 0;
+    g->n_entries = fresh ? config->n_proxies : 0;
+    return fresh ? 0 : err_errno(e, ENOMEM, "degradation levels");
 }
 
 int degrade_open(const struct config *config, struct position_tracker *t, struct degrade **out, struct err *e)

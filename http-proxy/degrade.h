@@ -13,7 +13,8 @@ struct degrade;
 /* The configuration must outlive it, or be replaced (degrade_reload). */
 int degrade_open(const struct config *config, struct position_tracker *t, struct degrade **out, struct err *e);
 void degrade_close(struct degrade *g);
-/* Entries of another configuration; those that are also in this one (by name) keep their state. 0 or -ENOMEM (nothing changed). */
+/* Entries of another configuration; those that are also in this one (by name) keep their state. 0 or -ENOMEM (then no entry has a
+ * level). */
 int degrade_reload(struct degrade *g, const struct config *config, struct err *e);
 
 /* Once a second, from the engine's tick, and whenever somebody wants to know it more exactly. now_ms: CLOCK_MONOTONIC. */

@@ -144,6 +144,8 @@ void engine_reload(struct engine *e)
             configuration_unref(cf);
         return;
     }
+    if (degrade_reload(e->degrade, cf->config, &err))
+        log_error("engine", "reload: %s", err.text); /* the levels are known by the names of entries: new ones have none */
     configuration_unref(e->configuration);
     e->configuration = cf;
     TAILQ_FOREACH (l, &e->listeners, link)

@@ -1,3 +1,4 @@
+#include "http-proxy/credit.h"
 #include "http-proxy/engine.h"
 
 #include "lib/log.h"
@@ -133,6 +134,7 @@ void exchange_begin(struct exchange *ex)
     }
     if (ex->req.path.n >= 8 && !memcmp(ex->req.path.p, "/edgefs/", 8) && answer_own(ex))
         return;
+    ex->decision.client = credit_client((const struct sockaddr *)&c->peer);
     decide_request(ex->app->decide, &ex->req, ex->hop, &ex->decision);
     exchange_route(ex);
 }

@@ -51,7 +51,8 @@ static void captured(struct position_wait *w, enum position_outcome outcome, str
 {
     struct exchange *ex = (struct exchange *)((char *)w - offsetof(struct exchange, wait));
     ex->wait_us += engine_now_us() - ex->parked_us;
-    response_captured(ex, outcome == POSITION_REACHED ? pos : (struct position){0});
+    (void)outcome; /* in time or not: pos is the best there is */
+    response_captured(ex, pos);
 }
 
 /* Queues the head. false: there is no room for it, ex has been answered. */
