@@ -42,6 +42,7 @@ UNIT_SRC       := $(wildcard tests/unit/test_*.c)
 UNIT_HELPERS   := $(filter-out $(UNIT_SRC),$(wildcard tests/unit/*.c))
 BENCH_SRC      := $(wildcard bench/*.c)
 TOOL_SRC       := $(wildcard tests/tools/*.c)
+TORTURE_SRC    := $(wildcard tests/torture/*.c)
 
 LIBEDGEFS  := $(BUILD)/libedgefs.a
 LIBLLHTTP  := $(BUILD)/libllhttp.a
@@ -50,7 +51,7 @@ LIBPARTS   := $(BUILD)/libparts.a
 PROGRAMS   := $(addprefix $(BUILD)/,edgefs edgefs-fs edgefs-replicator edgefs-proxy edgefs-ctl)
 UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(UNIT_SRC))
 BENCHES    := $(patsubst bench/%.c,$(BUILD)/bench/%,$(BENCH_SRC))
-TOOLS      := $(patsubst tests/tools/%.c,$(BUILD)/tools/%,$(TOOL_SRC))
+TOOLS      := $(patsubst tests/tools/%.c,$(BUILD)/tools/%,$(TOOL_SRC)) $(BUILD)/torture
 
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -98,6 +99,9 @@ $(BUILD)/bench/%: $(BUILD)/bench/%.o $(LIBEDGEFS) $(LIBLLHTTP)
 
 $(BUILD)/tools/%: $(BUILD)/tests/tools/%.o $(LIBEDGEFS) $(LIBLLHTTP)
 	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(BUILD)/torture: $(call obj,$(TORTURE_SRC)) $(LIBEDGEFS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 deps:
