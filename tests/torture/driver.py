@@ -153,7 +153,8 @@ def shrink(seed, steps, passthrough, seconds=SHRINK_SECONDS, times=3):
             while at < len(lines) and time.monotonic() < deadline:
                 candidate = lines[:at] + lines[at + piece:]
                 if candidate and fails(candidate):
-                    lines, less = candidate, True
+                    step = re.match(r"FAIL step (\d+)", why)
+                    lines, less = candidate[:int(step.group(1))] if step else candidate, True  # behind it nothing was done
                 else:
                     at += piece
             if piece == 1 and not less:
