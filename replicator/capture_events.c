@@ -14,6 +14,8 @@
 #include <sys/stat.h>
 
 #define DEPTH_MAX 32 /* of directories */
+#define WATCH_AGAIN_NS 500000u /* doubled each time */
+#define WATCH_AGAIN_MAX_NS 100000000u
 
 /* Splits path into the database's name (into name, LAYOUT_NAME_MAX + 1 bytes) and the suffix that it carries ("" for the database itself).
  * NULL: not a name that concerns us. */
@@ -92,24 +94,41 @@ void capture_events_inotify(struct capture *c)
     dirwatch_read(c->dirwatch, on_inotify, c);
 }
 
-/* worker_fn: watches a new directory, then has everything in it looked at. */
+struct watch_request {
+    unsigned attempt;
+    char path[];
+};
+
+/* worker_fn: watches a new directory (arg), then has everything in it looked at. The news of it may be faster than the answer to mkdir: until
+ * that one is there the kernel may know, from before, that there is no such name. */
 static void watch_job(struct node *n, struct database *db, uint64_t arg)
 {
-    char *path = (char *)(uintptr_t)arg;
+    struct watch_request *r = (struct watch_request *)(uintptr_t)arg;
     struct err e;
+    struct stat st;
     (void)db;
-    if (dirwatch_add(n->capture->dirwatch, path, &e) && e.code != -ENOENT && e.code != -ENOTDIR)
-        node_warn(n, "changes below %s will be noticed late: %s", path, e.text);
-    free(path);
+    int rc = dirwatch_add(n->capture->dirwatch, r->path, &e);
+    uint64_t wait = MIN(WATCH_AGAIN_NS << MIN(r->attempt++, 8u), WATCH_AGAIN_MAX_NS);
+    if (rc == -ENOENT && fstatat(n->db_fd, r->path, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode) &&
+        !worker_post(n->worker, watch_job, NULL, arg, wait))
+        return;
+    if (rc && rc != -ENOENT && rc != -ENOTDIR)
+        node_warn(n, "changes below %s will be noticed late: %s", r->path, e.text);
+    free(r);
     capture_notice(n->capture, NULL);
 }
 
 static void watch(struct capture *c, const char *path)
 {
-    char *copy = strdup(path);
-    if (!copy || worker_post(c->node->worker, watch_job, NULL, (uint64_t)(uintptr_t)copy, 0)) {
+    size_t size = strlen(path) + 1;
+    struct watch_request *r = malloc(sizeof *r + size);
+    if (r) {
+        r->attempt = 0;
+        memcpy(r->path, path, size);
+    }
+    if (!r || worker_post(c->node->worker, watch_job, NULL, (uint64_t)(uintptr_t)r, 0)) {
         log_error("capture", "no memory to watch %s", path);
-        free(copy);
+        free(r);
     }
 }
 

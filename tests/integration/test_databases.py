@@ -99,6 +99,21 @@ class Databases(EdgeTest):
             wait_until(lambda: sorted(b.databases()) == kept, 15, "the databases of tenant 3 are gone on b")
             cluster.identical(kept[::20])
 
+    def test_a_new_directory_is_watched_whatever_the_kernel_knew_of_its_name(self):
+        with Cluster(2, self.passthrough) as cluster:
+            a, b = cluster.nodes
+            for i in range(rounds(15)):
+                self.assertFalse(os.path.exists(a.path(f"d{i}")))  # the kernel now remembers that there is no such name
+                os.mkdir(a.path(f"d{i}"))
+                with a.db(f"d{i}/x.db") as db:
+                    db.execute("PRAGMA journal_mode=WAL")
+                    db.execute("CREATE TABLE t (x)")
+                    cluster.sync()
+                    for k in range(2):  # no call but writes from here on: only the watch tells of them
+                        db.execute("INSERT INTO t VALUES (?)", (k,))
+                        wait_until(lambda: os.path.exists(b.path(f"d{i}/x.db")) and self.rows(b, f"d{i}/x.db") == k + 1, 5,
+                                   f"row {k} of d{i}/x.db on b")
+
     def test_synchronous_levels(self):
         with Cluster(2, self.passthrough) as cluster:
             a, b = cluster.nodes
