@@ -512,6 +512,10 @@ static int housekeeping(struct hookserver *h)
     bool broken = h->broken, synced = h->synced, waiting = h->n_asks > 0;
     h->synced = false;
     pthread_mutex_unlock(&h->mutex);
+    if (!broken && waiting && h->fd >= 0 && role_replicator_dying(h->fs)) {
+        log_warn("hooks", "the replicator has been killed and waits for us: going on without its answers");
+        broken = true;
+    }
     if (broken || synced || waiting) {
         table_lock(t);
         if (broken)

@@ -34,23 +34,33 @@ void role_primary(struct fs *fs, char *buf)
     buf[SHARED_PRIMARY_MAX] = 0;
 }
 
-/* Start time of a process in clock ticks since boot (proc(5): field 22 of stat), 0 if there is no such process. */
-static uint64_t start_time(pid_t pid)
+#define STAT_MAX 1024
+
+/* A field of /proc/PID/stat (proc(5); 3 or later) as text within buf[STAT_MAX]; NULL if there is no such process. */
+static const char *stat_field(pid_t pid, int which, char *buf)
 {
-    char path[32], buf[1024];
+    char path[32];
     snprintf(path, sizeof path, "/proc/%d/stat", pid);
     _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return 0;
-    ssize_t n = read(fd, buf, sizeof buf - 1);
+        return NULL;
+    ssize_t n = read(fd, buf, STAT_MAX - 1);
     if (n <= 0)
-        return 0;
+        return NULL;
     buf[n] = 0;
     /* Field 2 is the name in parentheses and may hold anything; the fields after its last ')' are plain. */
     char *p = strrchr(buf, ')');
-    for (int field = 2; p && field < 22; field++)
+    for (int field = 2; p && field < which; field++)
         p = strchr(p + 1, ' ');
-    return p ? strtoull(p + 1, NULL, 10) : 0;
+    return p ? p + 1 : NULL;
+}
+
+/* Start time of a process in clock ticks since boot, 0 if there is no such process. */
+static uint64_t start_time(pid_t pid)
+{
+    char buf[STAT_MAX];
+    const char *field = stat_field(pid, 22, buf);
+    return field ? strtoull(field, NULL, 10) : 0;
 }
 
 void role_set_replicator(struct fs *fs, pid_t pid)
@@ -67,6 +77,14 @@ bool role_replicator_alive(struct fs *fs)
 {
     const struct shared *sh = table_shared(fs->table);
     return sh->replicator_pid && sh->replicator_start && start_time(sh->replicator_pid) == sh->replicator_start;
+}
+
+bool role_replicator_dying(struct fs *fs)
+{
+    char buf[STAT_MAX];
+    pid_t pid = table_shared(fs->table)->replicator_pid;
+    const char *state = pid ? stat_field(pid, 3, buf) : NULL;
+    return state && (*state == 'Z' || *state == 'X');
 }
 
 bool role_is_replicator(struct fs *fs, pid_t tid)

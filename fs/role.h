@@ -18,6 +18,11 @@ void role_primary(struct fs *fs, char *buf);
 void role_set_replicator(struct fs *fs, pid_t pid);
 /* Does the replicator of our predecessor still run? (It is about to connect, then.) */
 bool role_replicator_alive(struct fs *fs);
+/* Has it been killed, while its sockets are still open? A process gives up its descriptors with its last thread, and a killed thread
+ * does not end before it has the lock of the directory or inode that it waits for in the kernel: a lock that the call of an
+ * application may hold that waits for the replicator's answer. Its first thread never calls into the mount, so that one is gone
+ * at once (a zombie until the rest has followed). Three system calls. */
+bool role_replicator_dying(struct fs *fs);
 
 /* Does this thread belong to the replicator? tid as in a FUSE request: that of the calling thread. Two system calls at most once a
  * second per thread. */

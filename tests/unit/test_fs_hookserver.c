@@ -10,9 +10,13 @@
 #include <setjmp.h>
 #include <cmocka.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 /* The server's threads live as long as the process: one server for all tests, each with a replicator of its own. */
 static struct fs fs;
@@ -242,6 +246,58 @@ static void a_malformed_message_ends_the_connection(void **state)
     leave(fd);
 }
 
+static void *keep_socket_open(void *arg)
+{
+    char byte;
+    (void)!read(*(int *)arg, &byte, 1);
+    _exit(0);
+}
+
+/* The first thread of the process is gone, another one still holds the socket: what a killed replicator looks like while one of its
+ * threads waits in the kernel. Ends when its end of the pipe is closed. */
+static pid_t half_dead_replicator(const int *pipe_fds)
+{
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        static int in;
+        struct err e = {0};
+        pthread_t t;
+        in = pipe_fds[0];
+        close(pipe_fds[1]);
+        int fd = localsock_connect(sock_path, &e);
+        struct hook_msg hello = {.kind = HOOK_HELLO, .value = HOOKS_VERSION};
+        if (fd < 0 || localsock_send(fd, &hello, sizeof hello, NULL, 0, NULL, 0) || pthread_create(&t, NULL, keep_socket_open, &in))
+            _exit(1);
+        syscall(SYS_exit, 0);
+    }
+    for (int i = 0; i < 3000 && table_shared(fs.table)->replicator_pid != pid; i++)
+        (void)poll(NULL, 0, 1);
+    assert_int_equal(table_shared(fs.table)->replicator_pid, pid);
+    return pid;
+}
+
+static void a_replicator_that_was_killed_is_not_waited_for_even_while_its_socket_is_open(void **state)
+{
+    (void)state;
+    int fds[2];
+    assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+    pid_t pid = half_dead_replicator(fds);
+    struct question a = question(HOOK_DB_REMOVE, ASK_GO_ON, "killed.db");
+    assert_true(hookserver_ask(&fs, &a.ask));
+    assert_true(wait_done(&a, HOOKS_TIMEOUT_MS - 2000));
+    assert_false(a.ask.answered);
+    assert_int_equal(table_shared(fs.table)->replicator_pid, 0);
+    assert_int_equal(waitpid(pid, NULL, WNOHANG), 0); /* its socket was indeed still open */
+    close(fds[1]);
+    close(fds[0]);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    int fd = join();
+    expect(fd, HOOK_UNSEEN, "killed.db");
+    expect(fd, HOOK_SYNCED, "");
+    leave(fd);
+}
+
 static int setup(void **state)
 {
     (void)state;
@@ -274,6 +330,7 @@ int main(void)
         cmocka_unit_test(an_answer_ends_the_question_it_belongs_to),
         cmocka_unit_test(without_a_replicator_the_call_goes_on_and_the_database_is_unseen),
         cmocka_unit_test(a_replicator_that_goes_away_ends_what_it_was_asked),
+        cmocka_unit_test(a_replicator_that_was_killed_is_not_waited_for_even_while_its_socket_is_open),
         cmocka_unit_test(becoming_primary_makes_fences_needless),
         cmocka_unit_test(a_newcomer_replaces_the_replicator_and_strangers_do_not),
         cmocka_unit_test(events_that_the_socket_does_not_take_are_kept_in_order),
