@@ -72,6 +72,28 @@ class Promote(EdgeTest):
                     wait_until(lambda: on_b.sql("SELECT count(*) FROM t WHERE w = 1") == [(i + 2,)], 5, "b follows a")
             cluster.identical()
 
+    def test_a_write_without_busy_timeout_succeeds_as_soon_as_promote_has_returned(self):
+        """On a connection that was open before, and on a new one: whatever the new primary does first takes no lock that a writer meets."""
+        with Cluster(2, self.passthrough) as cluster:
+            harness.make_load_db(cluster.nodes[0])
+            cluster.sync()
+            primary, target = cluster.nodes
+            with Session(primary.path("load.db"), timeout=0) as on_a, Session(target.path("load.db"), timeout=0) as on_b:
+                sessions = {primary.name: on_a, target.name: on_b}
+                for session in sessions.values():
+                    session.sql("SELECT count(*) FROM t")
+                for i in range(rounds(10)):
+                    harness.ctl(primary, "promote", target.name)
+                    if i % 3 == 0:
+                        with target.db("load.db", timeout=0) as db:
+                            db.execute("INSERT INTO t (w, s) VALUES (1, ?)", (i,))
+                    else:
+                        sessions[target.name].sql("INSERT INTO t (w, s) VALUES (1, ?)", i)
+                    primary, target = target, primary
+                cluster.sync()
+                self.assertEqual(on_a.sql("SELECT count(*) FROM t"), [(rounds(10),)])
+            cluster.identical()
+
     def test_a_write_that_waits_for_the_handover_is_done_on_return(self):
         """An application with a busy time-out whose transaction is open while promotion begins: promotion waits for it (or is
         undone), and what it committed is on the new primary."""
