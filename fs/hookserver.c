@@ -238,7 +238,7 @@ void hookserver_tell_or_mark(struct fs *fs, enum hooks_kind kind, const char *pa
     if (hookserver_tell(fs, kind, path, text))
         return;
     mark_unseen(fs, path);
-    if (text && kind == HOOK_RENAMED)
+    if (text && (kind == HOOK_RENAMED || kind == HOOK_EXCHANGED))
         mark_unseen(fs, text);
 }
 

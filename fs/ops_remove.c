@@ -299,9 +299,9 @@ static void enter_rename(struct removal *r, const struct rename_state *s, bool k
     table_commit(fs->table);
     if (s->dst_ino)
         table_release(fs->table, s->dst_ino);
-    if (r->hooked) {
-        if (s->dst_is && !(r->flags & RENAME_EXCHANGE))
-            ops_tell(fs, HOOK_REMOVED, r->newparent, r->newname, 0, NULL);
+    if (r->hooked && (r->flags & RENAME_EXCHANGE)) {
+        ops_tell(fs, HOOK_EXCHANGED, r->parent, r->name, r->newparent, r->newname);
+    } else if (r->hooked) {
         ops_tell(fs, HOOK_RENAMED, r->parent, r->name, r->newparent, r->newname);
         if (s->src_is && S_ISREG(s->src.st_mode))
             ops_tell(fs, HOOK_CREATED, r->newparent, r->newname, 0, NULL);

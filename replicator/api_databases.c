@@ -113,7 +113,7 @@ static void compare(struct call *c, struct database *db, struct scan *s, const s
     struct dbstate st = *database_dbstate(db);
     if (r->checksum != st.checksum || r->commit != st.commit) {
         uint32_t n = 0, pages = MAX(r->commit, st.commit), lock = r->page_size ? lock_pgno(r->page_size) : 0;
-        const uint64_t *tracked = db->sums ? sums_array(db->sums, &n) : NULL;
+        const uint64_t *tracked = database_load(c->api->node->databases, db, &c->e) ? NULL : sums_array(db->sums, &n);
         for (uint32_t p = 1; p <= pages; p++) {
             uint64_t is = p <= r->commit ? r->sums[p - 1] : 0, should = p <= n && tracked ? tracked[p - 1] : 0;
             if (p == lock || is == should)
@@ -186,13 +186,13 @@ void api_checksum(struct api *a, struct http_request *req, const char *name)
 
 /* ---- sums ---- */
 
-static int write_sums(struct database *db, int fd, int64_t *at, struct err *e)
+static int write_sums(struct node *nd, struct database *db, int fd, int64_t *at, struct err *e)
 {
     uint8_t buf[64 * 1024];
     uint32_t n = 0;
-    const uint64_t *array = db->sums ? sums_array(db->sums, &n) : NULL;
+    int rc = database_load(nd->databases, db, e);
+    const uint64_t *array = rc ? NULL : sums_array(db->sums, &n);
     n = MIN(n, database_dbstate(db)->commit);
-    int rc = 0;
     for (uint32_t i = 0; !rc && i < n;) {
         uint32_t k = MIN(n - i, (uint32_t)(sizeof buf / 8));
         for (uint32_t j = 0; j < k; j++)
@@ -218,7 +218,7 @@ static void sums_work(struct call *c)
         return;
     }
     pthread_mutex_lock(&db->lock);
-    int rc = write_sums(db, c->fd, &at, &e);
+    int rc = write_sums(n, db, c->fd, &at, &e);
     struct dbstate st = *database_dbstate(db);
     pthread_mutex_unlock(&db->lock);
     if (rc) {

@@ -34,6 +34,11 @@ static int open_connection(struct node *n, struct database *db, struct apply_fil
     return err_set(e, rc == SQLITE_NOTADB || rc == SQLITE_CORRUPT ? ERR_CORRUPT : -EIO, "%s: %s", db->name, text);
 }
 
+int apply_file_connect(struct node *n, struct database *db, struct err *e)
+{
+    return open_connection(n, db, db->apply, e);
+}
+
 int file_is_wal_mode(struct node *n, struct database *db, bool *wal, struct err *e)
 {
     uint8_t buf[DBFILE_HEADER_SIZE];
@@ -116,10 +121,9 @@ void apply_file_close(struct node *n, struct database *db)
     f->conn = NULL;
     char name[LAYOUT_NAME_MAX + 8];
     snprintf(name, sizeof name, "%s%s", db->name, LAYOUT_WAL);
-    if (f->wal && db->sums && faccessat(n->db_fd, name, F_OK, AT_SYMLINK_NOFOLLOW)) {
-        struct dbstate st = *database_dbstate(db);
-        st.wal_salt1 = st.wal_salt2 = st.wal_frame = 0;
-        sums_touch(db->sums, &st);
+    if (database_dbstate(db)->txid && !db->pending && faccessat(n->db_fd, name, F_OK, AT_SYMLINK_NOFOLLOW)) {
+        struct filestamp now = database_stamp(n->db_fd, db->name);
+        database_settle(n->databases, db, &now);
     }
 }
 

@@ -50,6 +50,15 @@ int apply_create(struct node *n, struct database *db, const struct apply_tx *tx,
 /* Removes the database and its companions from the mount. db->sqlite and db->lock are held. */
 int apply_remove(struct node *n, struct database *db, struct err *e);
 
+/* The database `from` is called `to` from record lsn on; one that is called so is replaced. Takes all locks. ERR_AGAIN_LATER: somebody is in the way, nothing
+ * has changed; ERR_GONE: there is nothing here that could be renamed. */
+int apply_rename(struct node *n, struct database *from, struct database *to, uint64_t lsn, struct err *e);
+/* Removes the directories that name lies in, as far as they are empty. */
+void apply_remove_parents(struct node *n, const char *name);
+
+/* Opens libsqlite3's connection of an open file (again). Locks as for apply_file_open. */
+int apply_file_connect(struct node *n, struct database *db, struct err *e);
+
 /* Makes the directories that name lies in; *parent is the last one's stat. */
 struct stat;
 int apply_make_parents(struct node *n, const char *name, struct stat *parent, struct err *e);

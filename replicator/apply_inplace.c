@@ -114,6 +114,7 @@ int apply_remove(struct node *n, struct database *db, struct err *e)
         if (unlinkat(n->mount_fd, name, 0) && errno != ENOENT)
             return err_errno(e, errno, "remove %s", name);
     }
+    apply_remove_parents(n, db->name);
     return 0;
 }
 

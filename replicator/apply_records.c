@@ -64,6 +64,7 @@ static void merge_free(struct apply *a, struct merge *m)
         a->bytes -= m->page_size;
         free(p);
     }
+    m->db->merge = NULL;
     free(m);
 }
 
@@ -86,7 +87,7 @@ void apply_needs_image(struct node *n, struct database *db, uint64_t lsn, const 
 {
     struct err e;
     if (!db->pending)
-        db->pending = lsn;
+        database_set_pending(n->databases, db, lsn);
     database_mark(db, DATABASE_IMAGE, "%s", why);
     if (database_load(n->databases, db, &e) == 0) { /* so that a restart knows it too */
         struct dbstate st = *database_dbstate(db);
@@ -101,7 +102,7 @@ static void block(struct apply *a, struct database *db, uint64_t lsn, int rc, co
     a->any_blocked = true;
     pthread_mutex_lock(&db->lock);
     if (!db->pending || lsn < db->pending)
-        db->pending = lsn;
+        database_set_pending(a->node->databases, db, lsn);
     switch (rc) {
     case ERR_CHECKSUM:
     case ERR_CORRUPT:
@@ -117,21 +118,9 @@ static void block(struct apply *a, struct database *db, uint64_t lsn, int rc, co
     pthread_mutex_unlock(&db->lock);
 }
 
-static int lowest(void *ctx, struct database *db)
-{
-    uint64_t *low = ctx;
-    pthread_mutex_lock(&db->lock);
-    if (db->pending)
-        *low = MIN(*low, db->pending);
-    pthread_mutex_unlock(&db->lock);
-    return 0;
-}
-
 uint64_t apply_lowest_pending(struct node *n)
 {
-    uint64_t low = UINT64_MAX;
-    databases_each(n->databases, lowest, &low);
-    return low;
+    return databases_lowest_pending(n->databases);
 }
 
 static void set_applied(struct apply *a)
@@ -286,17 +275,11 @@ static void merge_apply(struct apply *a, struct merge *m)
         block(a, m->db, m->first_lsn, rc, e.text);
 }
 
-static struct merge *merge_of(struct apply *a, const struct database *db)
-{
-    for (struct merge *m = a->merges; m; m = m->next)
-        if (m->db == db)
-            return m;
-    return NULL;
-}
-
 /* Applies one database's records before something that must come after them. */
 static void flush_one(struct apply *a, struct database *db)
 {
+    if (!db->merge)
+        return;
     for (struct merge **p = &a->merges; *p; p = &(*p)->next)
         if ((*p)->db == db) {
             struct merge *m = *p;
@@ -311,7 +294,7 @@ static int add_to_merge(struct apply *a, struct database *db, const struct recor
 {
     struct ltx_header h;
     struct ltx_trailer t;
-    struct merge *m = merge_of(a, db);
+    struct merge *m = db->merge;
     int rc = ltx_decode_begin_memory(a->dec, payload, rh->payload_len, &h, e);
     if (rc)
         return rc;
@@ -333,6 +316,7 @@ static int add_to_merge(struct apply *a, struct database *db, const struct recor
             return err_errno(e, ENOMEM, "apply");
         *m = (struct merge){.next = a->merges, .db = db, .page_size = h.page_size, .first_lsn = rh->pos.lsn};
         a->merges = m;
+        db->merge = m;
     }
     uint32_t pgno;
     const uint8_t *page;
@@ -380,6 +364,83 @@ static int apply_state(struct apply *a, struct database *db, const struct record
     return rc || have ? rc : err_set(e, ERR_GONE, "its pages are not in the log: waiting for an image");
 }
 
+int apply_rename_target(const struct record_head *h, const uint8_t *payload, int fd, int64_t offset, char *name)
+{
+    if (h->type != RECORD_RENAME || h->payload_len < 1 || h->payload_len > LAYOUT_NAME_MAX)
+        return -EBADMSG;
+    if (payload)
+        memcpy(name, payload, h->payload_len);
+    else if (pread(fd, name, h->payload_len, offset) != (ssize_t)h->payload_len)
+        return -EIO;
+    name[h->payload_len] = 0;
+    return 0;
+}
+
+/* What was to be renamed is not here, or not whole: its new self comes as an image. */
+static int rename_without(struct apply *a, struct database *from, struct database *to, uint64_t lsn, struct err *e)
+{
+    int rc = apply_drop(a, from, lsn, e);
+    pthread_mutex_lock(&to->lock);
+    if (!rc && database_dbstate(to)->lsn <= lsn) {
+        apply_needs_image(a->node, to, lsn, "it was renamed from one that is not here: waiting for an image");
+        a->any_blocked = true;
+    }
+    pthread_mutex_unlock(&to->lock);
+    return rc;
+}
+
+/* A rename concerns two databases, and either may be behind. What the old name still waits for comes first: then it is not now that the rename is
+ * carried out but when catch_up gets there, and the new name waits, too. What the new name waits for is of no importance: it is replaced. */
+static int rename_record(struct apply *a, struct database *from, const struct record_head *h, const uint8_t *payload, int fd, int64_t offset,
+                         struct err *e)
+{
+    char name[LAYOUT_NAME_MAX + 1];
+    uint64_t lsn = h->pos.lsn;
+    if (apply_rename_target(h, payload, fd, offset, name))
+        return err_set(e, ERR_CORRUPT, "the RENAME record %llu of %s cannot be read", (unsigned long long)lsn, from->name);
+    struct database *to = databases_get(a->node->databases, name, e);
+    if (!to)
+        return e->code;
+    flush_one(a, to);
+    pthread_mutex_lock(&from->lock);
+    uint64_t behind = from->pending;
+    bool image = from->state == DATABASE_IMAGE;
+    pthread_mutex_unlock(&from->lock);
+    int rc = 0;
+    if (behind && behind < lsn && !image)
+        rc = err_set(e, ERR_AGAIN_LATER, "waits for %s, which becomes it", from->name);
+    else if (!image)
+        rc = apply_rename(a->node, from, to, lsn, e);
+    if (image || rc == ERR_GONE)
+        return rename_without(a, from, to, lsn, e);
+    if (rc) {
+        block(a, to, lsn, rc, e->text);
+        return rc;
+    }
+    pthread_mutex_lock(&to->lock);
+    if (to->pending) { /* what came after the rename while it could not be carried out */
+        database_set_pending(a->node->databases, to, lsn + 1);
+        if (to->state == DATABASE_IMAGE)
+            database_mark(to, DATABASE_WAITING, "the log is being applied");
+        a->any_blocked = true;
+    }
+    pthread_mutex_unlock(&to->lock);
+    return 0;
+}
+
+/* db is the new name: in its turn only if the old one has been there. */
+static int renamed_to(struct apply *a, struct database *db, const struct record_head *h, struct err *e)
+{
+    struct database *from = databases_find(a->node->databases, h->name);
+    if (!from || from == db)
+        return 0;
+    pthread_mutex_lock(&from->lock);
+    bool waits = from->pending && from->pending <= h->pos.lsn && from->state != DATABASE_IMAGE;
+    pthread_mutex_unlock(&from->lock);
+    (void)db;
+    return waits ? err_set(e, ERR_AGAIN_LATER, "waits for %s, which becomes it", h->name) : 0;
+}
+
 static int apply_record(struct apply *a, struct database *db, const struct record_head *h, const uint8_t *payload, int fd,
                         int64_t offset, struct err *e)
 {
@@ -389,6 +450,8 @@ static int apply_record(struct apply *a, struct database *db, const struct recor
         return apply_one(a, db, h, payload, fd, offset, e);
     case RECORD_DROP:
         return apply_drop(a, db, h->pos.lsn, e);
+    case RECORD_RENAME:
+        return rename_record(a, db, h, payload, fd, offset, e);
     case RECORD_STATE:
         if (!payload) {
             if (h->payload_len != sizeof small || pread(fd, small, sizeof small, offset) != (ssize_t)sizeof small)
@@ -429,9 +492,11 @@ void apply_records_add(struct apply *a, const struct record_head *h, const uint8
     }
     pthread_mutex_lock(&db->lock);
     bool blocked = db->pending != 0;
-    if (blocked && h->type == RECORD_DROP && db->state == DATABASE_IMAGE)
+    if (blocked && (h->type == RECORD_DROP || h->type == RECORD_RENAME) && db->state == DATABASE_IMAGE)
         blocked = false; /* no image can come any more */
     pthread_mutex_unlock(&db->lock);
+    if (blocked && h->type == RECORD_RENAME)
+        rename_record(a, db, h, payload, -1, 0, &e); /* its other half has to wait, too */
     if (blocked)
         return;
     int rc;
@@ -469,6 +534,21 @@ void apply_records_flush(struct apply *a)
     set_applied(a);
 }
 
+static bool is_renamed_to(const struct record_head *h, int fd, int64_t offset, const struct database *db)
+{
+    char name[LAYOUT_NAME_MAX + 1];
+    return h->type == RECORD_RENAME && !apply_rename_target(h, NULL, fd, offset, name) && !strcmp(name, db->name);
+}
+
+/* Everything before lsn is applied to db: whoever waits for it must see that. */
+static void reached(struct apply *a, struct database *db, uint64_t lsn)
+{
+    pthread_mutex_lock(&db->lock);
+    if (db->pending && db->pending < lsn)
+        database_set_pending(a->node->databases, db, lsn);
+    pthread_mutex_unlock(&db->lock);
+}
+
 /* Goes through the log from the first record that db lacks. */
 static int catch_up(struct apply *a, struct database *db, uint64_t from, struct err *e)
 {
@@ -479,55 +559,42 @@ static int catch_up(struct apply *a, struct database *db, uint64_t from, struct 
     int rc = rlog_seek(a->node->rlog, from, &c, e);
     while (!rc && (rc = rlog_next(a->node->rlog, &c, &h, &offset, e)) > 0) {
         at = h.pos.lsn;
-        rc = strcmp(h.name, db->name) ? 0 : apply_record(a, db, &h, NULL, c.fd, offset, e);
+        if (h.type == RECORD_RENAME)
+            reached(a, db, at);
+        if (!strcmp(h.name, db->name))
+            rc = apply_record(a, db, &h, NULL, c.fd, offset, e);
+        else
+            rc = is_renamed_to(&h, c.fd, offset, db) ? renamed_to(a, db, &h, e) : 0;
+        if (!rc && h.type == RECORD_RENAME)
+            reached(a, db, at + 1);
         if (h.pos.lsn >= a->last_lsn)
             break; /* later ones come through apply_records_add */
     }
     rlog_cursor_close(&c);
     if (rc < 0) {
         pthread_mutex_lock(&db->lock);
-        db->pending = at;
+        database_set_pending(a->node->databases, db, at);
         pthread_mutex_unlock(&db->lock);
     }
     return rc;
 }
 
-struct blocked {
-    struct database **v;
-    size_t n, size;
-};
-
-static int list_waiting(void *ctx, struct database *db)
-{
-    struct blocked *b = ctx;
-    pthread_mutex_lock(&db->lock);
-    bool waits = db->pending && db->state != DATABASE_IMAGE;
-    pthread_mutex_unlock(&db->lock);
-    if (!waits)
-        return 0;
-    if (b->n == b->size) {
-        size_t size = b->size ? b->size * 2 : 16;
-        void *p = realloc(b->v, size * sizeof *b->v);
-        if (!p)
-            return 0; /* next time */
-        b->v = p;
-        b->size = size;
-    }
-    b->v[b->n++] = db;
-    return 0;
-}
-
 void apply_records_retry(struct apply *a)
 {
-    struct blocked b = {0};
     struct err e;
+    size_t n;
     if (!a->any_blocked || now_ns() < a->retry_ns)
         return;
     a->retry_ns = now_ns() + RETRY_NS;
     apply_records_flush(a);
-    databases_each(a->node->databases, list_waiting, &b);
-    for (size_t i = 0; i < b.n; i++) {
-        struct database *db = b.v[i];
+    struct database **list = databases_pending(a->node->databases, &n);
+    for (size_t i = 0; i < n; i++) {
+        struct database *db = list[i];
+        pthread_mutex_lock(&db->lock);
+        bool waits = db->pending && db->state != DATABASE_IMAGE;
+        pthread_mutex_unlock(&db->lock);
+        if (!waits)
+            continue;
         int rc = catch_up(a, db, db->pending, &e);
         if (rc < 0) {
             block(a, db, db->pending, rc, e.text);
@@ -535,12 +602,12 @@ void apply_records_retry(struct apply *a)
         }
         atomic_store(&a->node->disk_full, false);
         pthread_mutex_lock(&db->lock);
-        db->pending = 0;
+        database_set_pending(a->node->databases, db, 0);
         if (db->state == DATABASE_WAITING)
             database_mark(db, DATABASE_OK, NULL);
         pthread_mutex_unlock(&db->lock);
     }
-    free(b.v);
+    free(list);
     set_applied(a);
 }
 
@@ -555,7 +622,9 @@ int apply_each_page(struct node *n, const char *name, uint64_t from, uint64_t to
     int rc = !dec ? err_errno(e, ENOMEM, "image") : from > to ? 0 : rlog_seek(n->rlog, from, &c, e);
     while (!rc && from <= to && h.pos.lsn < to && (rc = rlog_next(n->rlog, &c, &h, &offset, e)) > 0) {
         rc = 0;
-        if (strcmp(h.name, name) != 0)
+        char other[LAYOUT_NAME_MAX + 1];
+        bool renamed = h.type == RECORD_RENAME && !apply_rename_target(&h, NULL, c.fd, offset, other) && !strcmp(other, name);
+        if (!renamed && strcmp(h.name, name) != 0)
             continue;
         if (h.type != RECORD_TX) {
             rc = err_set(e, ERR_GONE, "%s was replaced while its image was being sent", name);
@@ -597,7 +666,7 @@ static int wait_for_image(void *ctx, struct database *db)
     struct reset *r = ctx;
     pthread_mutex_lock(&db->lock);
     if (db->state != DATABASE_ABSENT && db->state != DATABASE_OTHER) {
-        db->pending = 0;
+        database_set_pending(r->node->databases, db, 0);
         apply_needs_image(r->node, db, 1, "waiting for an image"); /* 1: until it is there no position has been reached */
     }
     pthread_mutex_unlock(&db->lock);

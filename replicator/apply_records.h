@@ -37,6 +37,9 @@ int apply_each_page(struct node *n, const char *name, uint64_t from, uint64_t to
                     int (*fn)(void *ctx, uint32_t page_size, uint32_t pgno, const uint8_t *page, struct err *e), void *ctx,
                     uint32_t *commit, struct err *e);
 
+/* The new name that a RENAME record says, into name (LAYOUT_NAME_MAX + 1 bytes); its payload in memory, or at fd/offset. 0 or -errno. */
+int apply_rename_target(const struct record_head *h, const uint8_t *payload, int fd, int64_t offset, char *name);
+
 /* Lowest LSN that some database still waits for; UINT64_MAX: none. Any thread. */
 uint64_t apply_lowest_pending(struct node *n);
 

@@ -5,10 +5,7 @@
 #include "lib/util.h"
 #include "replicator/position_server.h"
 #include "replicator/worker.h"
-#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
@@ -26,15 +23,68 @@ struct capture_file *capture_file_of(struct capture *c, struct database *db)
     }
     cf->db = db;
     cf->view.shm_fd = cf->view.wal_fd = -1;
-    cf->next = c->files;
-    c->files = cf;
+    cf->next_all = c->all;
+    c->all = cf;
     pthread_mutex_lock(&db->lock);
     db->capture = cf;
     pthread_mutex_unlock(&db->lock);
     return cf;
 }
 
-static void wake(struct capture *c)
+/* ---- lists ---- */
+
+static struct capture_file **list_of(struct capture *c, enum capture_place place)
+{
+    return place == CAPTURE_HOT ? &c->hot : place == CAPTURE_BUSY ? &c->busy : &c->warm;
+}
+
+static void place(struct capture *c, struct capture_file *cf, enum capture_place where)
+{
+    if (cf->place == where)
+        return;
+    if (cf->place != CAPTURE_COLD) {
+        *(cf->prev ? &cf->prev->next : list_of(c, cf->place)) = cf->next;
+        if (cf->next)
+            cf->next->prev = cf->prev;
+        cf->next = cf->prev = NULL;
+    }
+    cf->place = where;
+    if (where == CAPTURE_COLD)
+        return;
+    struct capture_file **head = list_of(c, where);
+    cf->next = *head;
+    if (cf->next)
+        cf->next->prev = cf;
+    *head = cf;
+}
+
+void capture_touch(struct capture *c, struct capture_file *cf)
+{
+    place(c, cf, CAPTURE_HOT);
+}
+
+void capture_dirty(struct capture *c, struct capture_file *cf, bool recheck)
+{
+    cf->dirty = true;
+    cf->recheck |= recheck;
+    place(c, cf, CAPTURE_HOT);
+}
+
+/* After a look: a file with nothing due leaves the list that each round goes through. */
+static void settle_place(struct capture *c, struct capture_file *cf)
+{
+    if (cf->dirty || cf->look_ns || cf->diff_ns || (cf->unwatched && !c->blind))
+        return;
+    pthread_mutex_lock(&cf->db->lock);
+    bool busy = cf->mode == CAPTURE_MAPPING || cf->mode == CAPTURE_DIFFING;
+    bool open = cf->mode != CAPTURE_IDLE || cf->db->apps_open || cf->db->watched;
+    pthread_mutex_unlock(&cf->db->lock);
+    place(c, cf, busy ? CAPTURE_BUSY : open ? CAPTURE_WARM : CAPTURE_COLD);
+}
+
+/* ---- requests ---- */
+
+void capture_wake(struct capture *c)
 {
     uint64_t one = 1;
     if (write(c->wake_fd, &one, sizeof one) < 0) { /* EAGAIN: it is awake */
@@ -59,7 +109,7 @@ void capture_notice(struct capture *c, struct database *db)
     pthread_mutex_lock(&c->lock);
     add_to(&c->noticed, &c->n_noticed, &c->size_noticed, db);
     pthread_mutex_unlock(&c->lock);
-    wake(c);
+    capture_wake(c);
 }
 
 void capture_request_diff(struct capture *c, struct database *db)
@@ -67,7 +117,7 @@ void capture_request_diff(struct capture *c, struct database *db)
     pthread_mutex_lock(&c->lock);
     add_to(&c->diffs, &c->n_diffs, &c->size_diffs, db);
     pthread_mutex_unlock(&c->lock);
-    wake(c);
+    capture_wake(c);
 }
 
 static void take_requests(struct capture *c)
@@ -82,13 +132,15 @@ static void take_requests(struct capture *c)
     for (size_t i = 0; i < n_noticed; i++) {
         struct capture_file *cf = noticed[i] ? capture_file_of(c, noticed[i]) : NULL;
         if (cf)
-            cf->dirty = true;
+            capture_dirty(c, cf, false);
         rescan |= !noticed[i];
     }
     for (size_t i = 0; i < n_diffs; i++) {
         struct capture_file *cf = capture_file_of(c, diffs[i]);
-        if (cf)
+        if (cf) {
             cf->diff_ns = now_ns();
+            capture_touch(c, cf);
+        }
     }
     free(noticed);
     free(diffs);
@@ -116,23 +168,45 @@ static bool admit_waiters(struct capture *c, bool *all)
     return any;
 }
 
+static void hurry(struct capture *c, struct capture_file *cf)
+{
+    pthread_mutex_lock(&cf->db->lock);
+    bool idle = cf->mode == CAPTURE_IDLE;
+    pthread_mutex_unlock(&cf->db->lock);
+    if (idle && !cf->diff_ns && !walview_exists(c->node, cf->db) && capture_file_differs(c, cf->db))
+        capture_main_changed(c, cf); /* its directory is not watched yet, or cannot be */
+    if (cf->diff_ns)
+        cf->diff_ns = now_ns();
+    capture_dirty(c, cf, false);
+}
+
 /* After the queues were read and before the looks: has everything looked at now that would be looked at in a while. */
 static void hurry_files(struct capture *c, bool all)
 {
-    for (struct capture_file *cf = c->files; cf; cf = cf->next) {
+    struct capture_file *next;
+    all |= c->blind;
+    for (struct capture_file *cf = all ? c->warm : NULL; cf; cf = next) {
+        next = cf->next;
+        hurry(c, cf);
+    }
+    for (struct capture_file *cf = c->hot; cf; cf = cf->next) {
         if (cf->diff_ns)
             cf->diff_ns = now_ns();
-        if (all || cf->look_ns)
+        if (all || cf->unwatched)
+            hurry(c, cf);
+        else if (cf->look_ns)
             cf->dirty = true;
     }
 }
 
 static bool all_captured(struct capture *c, const struct database *db)
 {
-    for (struct capture_file *cf = c->files; cf; cf = cf->next)
-        if ((!db || cf->db == db) && (cf->dirty || !capture_settled(cf)))
+    if (db)
+        return !db->capture || (!db->capture->dirty && capture_settled(db->capture));
+    for (struct capture_file *cf = c->hot; cf; cf = cf->next)
+        if (cf->dirty || !capture_settled(cf))
             return false;
-    return true;
+    return !c->busy;
 }
 
 /* After the looks of a round that began when the question was there: what is settled is captured. */
@@ -180,8 +254,10 @@ static void cancel_asks(struct capture *c)
 static uint64_t run_files(struct capture *c)
 {
     uint64_t now = now_ns(), next = UINT64_MAX;
+    struct capture_file *after;
     c->round++;
-    for (struct capture_file *cf = c->files; cf; cf = cf->next) {
+    for (struct capture_file *cf = c->hot; cf; cf = after) {
+        after = cf->next;
         if (cf->diff_ns && cf->diff_ns <= now)
             capture_start_diff(c, cf);
         if (cf->dirty || (cf->look_ns && cf->look_ns <= now))
@@ -190,6 +266,7 @@ static uint64_t run_files(struct capture *c)
             next = MIN(next, cf->diff_ns);
         if (cf->look_ns)
             next = MIN(next, cf->look_ns);
+        settle_place(c, cf);
     }
     return next;
 }
@@ -236,6 +313,8 @@ static void wait_for_events(struct capture *c, uint64_t next, bool hold)
         next = c->hold_until_ns;
     if (c->hooks_fd < 0)
         next = MIN(next, c->reconnect_ns);
+    if (c->rescan_ns)
+        next = MIN(next, c->rescan_ns);
     uint64_t now = now_ns(), wait = next <= now ? 0 : next - now;
     struct timespec t = {(time_t)(wait / 1000000000u), (long)(wait % 1000000000u)};
     int from = hold || !captures ? c->epoll_fd : c->all_fd;
@@ -271,13 +350,11 @@ static void *run(void *arg)
         }
         bool all, waiters = admit_waiters(c, &all), hold = !waiters && now_ns() < c->hold_until_ns;
         uint64_t next = 0;
-        if (!hold)
-            capture_events_inotify(c);
-        if (c->hooks_fd >= 0 && (c->hooks_ready || waiters)) {
-            c->hooks_ready = false;
-            capture_events_hooks(c);
-        }
+        capture_events(c, !hold);
         take_requests(c);
+        capture_fresh_watches(c);
+        if (c->rescan_ns && c->rescan_ns <= now_ns())
+            capture_rescan(c);
         if (waiters)
             hurry_files(c, all);
         if (!hold) {
@@ -326,37 +403,6 @@ int capture_open(struct node *n, struct capture **out, struct err *e)
     return rc;
 }
 
-static int watch_below(struct capture *c, const char *dir, int depth, struct err *e)
-{
-    int rc = dirwatch_add(c->dirwatch, dir, e);
-    if (rc)
-        return rc;
-    int fd = openat(c->node->db_fd, *dir ? dir : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-    DIR *d = fd < 0 ? NULL : fdopendir(fd);
-    if (!d) {
-        if (fd >= 0)
-            close(fd);
-        return 0; /* removed meanwhile */
-    }
-    struct dirent *de;
-    while (!rc && (de = readdir(d))) {
-        char path[LAYOUT_NAME_MAX + 300];
-        if (de->d_type != DT_DIR || !strcmp(de->d_name, ".") || !strcmp(de->d_name, "..") || depth >= 32 ||
-            (size_t)snprintf(path, sizeof path, "%s%s%s", dir, *dir ? "/" : "", de->d_name) >= sizeof path)
-            continue;
-        rc = watch_below(c, path, depth + 1, e);
-        if (rc == -ENOENT)
-            rc = 0;
-    }
-    closedir(d);
-    return rc;
-}
-
-int capture_watch_all(struct capture *c, struct err *e)
-{
-    return watch_below(c, "", 0, e);
-}
-
 int capture_now(struct capture *c, struct database *db, uint64_t deadline_ns, struct err *e)
 {
     struct capture_waiter w = {.db = db};
@@ -368,7 +414,7 @@ int capture_now(struct capture *c, struct database *db, uint64_t deadline_ns, st
     pthread_mutex_lock(&c->lock);
     w.next = c->waiters;
     c->waiters = &w;
-    wake(c);
+    capture_wake(c);
     while (!w.done && !rc)
         rc = pthread_cond_timedwait(&c->answered, &c->lock, &t);
     struct capture_waiter **p = &c->waiters;
@@ -386,7 +432,7 @@ void capture_stop(struct capture *c)
     pthread_mutex_lock(&c->lock);
     c->stop = true;
     pthread_mutex_unlock(&c->lock);
-    wake(c);
+    capture_wake(c);
     pthread_join(c->thread, NULL);
 }
 
@@ -394,9 +440,9 @@ void capture_close(struct capture *c)
 {
     if (!c)
         return;
-    while (c->files) {
-        struct capture_file *cf = c->files;
-        c->files = cf->next;
+    while (c->all) {
+        struct capture_file *cf = c->all;
+        c->all = cf->next_all;
         cf->db->capture = NULL;
         if (cf->view_open)
             walview_close(cf->db, &cf->view);

@@ -13,7 +13,8 @@ struct capture_ask {
     uint64_t round;
 };
 
-/* Starts the thread: connects to edgefs-fs (and again whenever that is restarted), watches the mount's directories. */
+/* Starts the thread: connects to edgefs-fs (and again whenever that is restarted), watches the directories in
+ * which applications have databases open. */
 int capture_open(struct node *n, struct capture **out, struct err *e);
 /* Ends the thread; requests are still taken, and lie. Then, when nobody can make any: capture_close. */
 void capture_stop(struct capture *c);
@@ -29,8 +30,5 @@ int capture_now(struct capture *c, struct database *db, uint64_t deadline_ns, st
 /* The same without waiting, from capture's own thread (position_server_serve). done is called from the loop, never from inside. A node that is
  * no primary has nothing to capture: done comes at once. */
 void capture_ask(struct capture *c, struct capture_ask *a);
-
-/* Watches every directory of the mount. Once, at start; calls into the mount. */
-int capture_watch_all(struct capture *c, struct err *e);
 
 #endif

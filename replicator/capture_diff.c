@@ -34,6 +34,7 @@ static void attach(struct capture_file *cf, struct walview *v)
     cf->view = *v;
     cf->view_open = true;
     cf->mode = CAPTURE_MAPPED;
+    cf->unseen_view = true;
     cf->covered = 0;
 }
 
@@ -143,17 +144,18 @@ static int record_difference(struct node *n, struct database *db, struct scan *s
     free(tx.pages);
     free(reader.page);
     ltx_encoder_free(enc);
+    if (!rc && !r->wal_held && db->sums)
+        database_settle(n->databases, db, &r->file);
     return rc;
 }
 
 /* After the scan's own connection was closed: the WAL may be gone with it, and then the file alone is the state. */
 static void settle_wal(struct node *n, struct database *db, struct capture_file *cf)
 {
-    if (cf->view_open || walview_exists(n, db) || !db->sums)
+    const struct dbstate *st = database_dbstate(db);
+    if (cf->view_open || walview_exists(n, db) || (!st->wal_salt1 && !st->wal_salt2 && !st->wal_frame))
         return;
-    struct dbstate st = *database_dbstate(db);
-    st.wal_salt1 = st.wal_salt2 = st.wal_frame = 0;
-    sums_touch(db->sums, &st);
+    database_settle(n->databases, db, NULL);
 }
 
 static void mark_result(struct database *db, int rc, const struct scan_result *r, uint64_t attempt, const struct err *e)
@@ -189,10 +191,19 @@ void capture_diff_job(struct node *n, struct database *db, uint64_t attempt)
         capture_notice(n->capture, db);
         return;
     }
+    pthread_mutex_lock(&db->lock);
+    struct capture_file *cf = db->capture;
+    uint32_t life = cf->life;
+    pthread_mutex_unlock(&db->lock);
     int rc = scan_open(n, db, &s, &r, &e);
     bool gone = rc == -ENOENT;
     pthread_mutex_lock(&db->lock);
-    struct capture_file *cf = db->capture;
+    if (cf->life != life) { /* what was read is no longer the file of that name */
+        gone = true;
+        cf->diff_again = true;
+        if (!rc)
+            rc = err_set(&e, ERR_GONE, "%s was replaced while it was being read", db->name);
+    }
     if (!rc)
         rc = record_difference(n, db, s, &r, &e);
     if (!gone)
@@ -210,7 +221,6 @@ void capture_diff_job(struct node *n, struct database *db, uint64_t attempt)
         mapped = false;
     }
     pthread_mutex_lock(&db->lock);
-    cf = db->capture;
     cf->mode = CAPTURE_IDLE;
     if (mapped)
         attach(cf, &v);

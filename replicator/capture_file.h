@@ -18,19 +18,32 @@ enum capture_mode {
     CAPTURE_DIFFING, /* the worker compares all pages; step() keeps out */
 };
 
+/* Where a file is kept, so that ten thousand idle ones cost a round nothing (capture thread). */
+enum capture_place {
+    CAPTURE_COLD, /* on no list: nothing is open, nothing to do */
+    CAPTURE_WARM, /* its WAL is mapped, or an application has it open: nothing to do now */
+    CAPTURE_BUSY, /* a worker has it, and will tell (capture_notice) */
+    CAPTURE_HOT,  /* something is due, or will be at a known time: looked at in each round */
+};
+
 struct capture_file {
     struct database *db;
-    struct capture_file *next; /* capture thread: list of all */
+    struct capture_file *next, *prev; /* capture thread: of its list */
+    enum capture_place place;
+    struct capture_file *next_all; /* capture thread: for the end */
     /* guarded by db->lock */
     enum capture_mode mode;
     struct walview view;
     bool view_open;
     uint32_t covered;  /* frames up to here were captured when a hook or slot 4 held up any restart: see step() */
     bool behind;       /* what is published could not be captured (no room, too much at once): it will be tried again */
+    bool unseen_view;  /* the view is new: step() has not looked through it yet */
     bool diff_again;   /* a change came in while DIFFING */
     bool checkpoint_seen; /* HOOK_CHECKPOINT was answered while DIFFING */
+    uint32_t life;        /* +1 when the name was dropped, or came to mean another file: what a scan that began before has read is void */
     /* capture thread only */
     bool dirty;            /* look at it in this round */
+    bool unwatched;        /* opened before its directory was watched: see capture_fresh_watches */
     bool recheck;          /* NAME-wal or NAME-shm was created or removed: is the view still the right one? */
     uint64_t look_ns;      /* look again at this time; 0: no */
     uint64_t look_wait_ns; /* the present back-off */
@@ -40,7 +53,6 @@ struct capture_file {
     uint64_t diff_first_ns;
     uint64_t deferred[CAPTURE_DEFERRED_MAX]; /* hooks to be answered once it is captured */
     int n_deferred;
-    uint64_t step_seq; /* number of the last round in which step() ran to the end */
 };
 
 #endif

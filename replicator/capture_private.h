@@ -1,4 +1,5 @@
-/* Inside capture: capture.c (thread, requests), capture_events.c (inotify and hooks), capture_step.c (one look at one database). */
+/* Inside capture: capture.c (thread, lists, requests), capture_events.c (inotify and hooks), capture_names.c (what appears, goes and moves),
+ * capture_step.c (one look at one database). */
 #ifndef EDGEFS_CAPTURE_PRIVATE_H
 #define EDGEFS_CAPTURE_PRIVATE_H
 
@@ -31,13 +32,14 @@ struct capture {
     struct dirwatch *dirwatch;
     struct capture_wal *wal;
     /* capture thread only */
-    struct capture_file *files;
+    struct capture_file *all, *hot, *busy, *warm;
+    bool blind; /* some directory could not be watched: whoever waits for a capture has every open database looked at */
     uint64_t round; /* counts rounds of the loop, from 1 */
     int hooks_fd;
     bool hooks_ready;
     bool positions_ready;
     struct capture_ask *asks;
-    uint64_t reconnect_ns;
+    uint64_t reconnect_ns, rescan_ns; /* rescan_ns 0: none is due */
     uint64_t last_lsn, last_record_ns, hold_until_ns;
     /* guarded by lock */
     pthread_mutex_t lock;
@@ -52,6 +54,10 @@ struct capture {
 
 /* capture thread: the file of db, made on first use (NULL: no memory, logged). */
 struct capture_file *capture_file_of(struct capture *c, struct database *db);
+/* capture thread: it is looked at in this round and, while something is due, in the following ones. To be called with every change of what is due. */
+void capture_touch(struct capture *c, struct capture_file *cf);
+/* The same, and capture_step will run; recheck: its companions may be others than before. */
+void capture_dirty(struct capture *c, struct capture_file *cf, bool recheck);
 
 /* capture_step.c: looks at one database: captures what is published, decides when to look again. */
 void capture_step(struct capture *c, struct capture_file *cf);
@@ -65,12 +71,43 @@ void capture_answer_deferred(struct capture *c, struct capture_file *cf);
 void capture_wal_vanishes(struct capture *c, struct capture_file *cf);
 /* The database has been removed. */
 void capture_dropped(struct capture *c, struct capture_file *cf);
+/* The name is about to stand for nothing, or for another file: captures what can be captured and lets go of the WAL; a scan that is under way is void.
+ * db->lock is held. True if the state that is known is all there was. */
+bool capture_leave(struct capture *c, struct capture_file *cf);
+/* Any thread. */
+void capture_wake(struct capture *c);
 
 /* capture_events.c */
-void capture_events_inotify(struct capture *c);
-/* Handles what edgefs-fs sent; on a broken connection hooks_fd is -1 afterwards. */
-void capture_events_hooks(struct capture *c);
+/* Takes what inotify has, then all hooks, then goes through the former: an event that was caused by an action that followed a rename is then seen
+ * after the rename. inotify: false leaves it alone. On a broken connection hooks_fd is -1 afterwards. */
+void capture_events(struct capture *c, bool inotify);
+/* Splits path into the database's name (into name, LAYOUT_NAME_MAX + 1 bytes) and the suffix that it carries ("" for the database itself).
+ * NULL: not a name that concerns us. */
+const char *capture_companion(const char *path, char *name);
+/* The file of that name, made on first use; NULL: not possible (said). */
+struct capture_file *capture_file_by_name(struct capture *c, const char *name);
+
+/* capture_names.c */
+/* The database file itself changed: a diff is due once it is quiet. */
+void capture_main_changed(struct capture *c, struct capture_file *cf);
 /* Looks at every file of the backing directory, and at every database known before. */
 void capture_rescan(struct capture *c);
+/* The same in a moment: something could not be done now, or is not known well enough. */
+void capture_rescan_later(struct capture *c);
+/* A file, or a directory, is gone. */
+void capture_removed(struct capture *c, const char *path);
+/* A file, or a directory, has another name; whatever bore that is gone. */
+void capture_renamed(struct capture *c, const char *from, const char *to);
+/* Two files, or directories, have changed places. */
+void capture_exchanged(struct capture *c, const char *one, const char *other);
+/* Applications have a database open (their first open, their last close). */
+void capture_opened(struct capture *c, const char *name);
+void capture_closed(struct capture *c, const char *name);
+/* edgefs-fs is a new one: it says anew what is open. */
+void capture_forget_opens(struct capture *c);
+/* Directories whose watch has just begun: whatever happened in them before is looked for. */
+void capture_fresh_watches(struct capture *c);
+/* True if the file is not the one that the state describes, as far as can be told without reading it. Asked while no WAL is open. */
+bool capture_file_differs(struct capture *c, struct database *db);
 
 #endif

@@ -45,6 +45,7 @@ static void start_diff_locked(struct capture *c, struct capture_file *cf)
     if (worker_post(c->node->differ, capture_diff_job, cf->db, 0, 0)) {
         cf->mode = CAPTURE_IDLE;
         cf->diff_ns = now_ns() + CAPTURE_QUIET_NS;
+        capture_touch(c, cf);
     }
 }
 
@@ -58,7 +59,8 @@ void capture_start_diff(struct capture *c, struct capture_file *cf)
 bool capture_settled(struct capture_file *cf)
 {
     pthread_mutex_lock(&cf->db->lock);
-    bool busy = cf->mode == CAPTURE_MAPPING || cf->mode == CAPTURE_DIFFING || cf->diff_ns || cf->behind;
+    bool busy = cf->mode == CAPTURE_MAPPING || cf->mode == CAPTURE_DIFFING || cf->diff_ns || cf->behind ||
+                (cf->mode == CAPTURE_MAPPED && cf->unseen_view);
     pthread_mutex_unlock(&cf->db->lock);
     return !busy;
 }
@@ -118,6 +120,10 @@ static int catch_up(struct capture *c, struct capture_file *cf, struct walindex_
 {
     struct err e;
     struct database *db = cf->db;
+    if (database_load(c->node->databases, db, &e)) {
+        database_mark(db, DATABASE_WAITING, "not captured: %s", e.text);
+        return ERR_AGAIN_LATER;
+    }
     for (int tries = 0; tries < 1000; tries++) {
         int rc = walindex_read(cf->view.index, h);
         if (rc)
@@ -158,6 +164,16 @@ static int catch_up(struct capture *c, struct capture_file *cf, struct walindex_
     return ERR_AGAIN_LATER;
 }
 
+/* All of the WAL is in the database file, and this was caught up with: the file alone is the state, and can be told by its stamp. */
+static void settle(struct capture *c, struct capture_file *cf, const struct walindex_header *h)
+{
+    bool whole = walindex_backfilled(cf->view.index) >= h->max_frame;
+    struct filestamp now = whole ? database_stamp(c->node->db_fd, cf->db->name) : (struct filestamp){0};
+    database_settle(c->node->databases, cf->db, &now);
+    if (!whole) /* somebody has taken it away who is not SQLite */
+        cf->diff_ns = now_ns();
+}
+
 /* The view's WAL is no longer NAME-wal. Everything in it was checkpointed by whoever removed it. */
 static void leave_old_wal(struct capture *c, struct capture_file *cf)
 {
@@ -167,9 +183,7 @@ static void leave_old_wal(struct capture *c, struct capture_file *cf)
         start_diff_locked(c, cf);
         return;
     }
-    struct dbstate st = *database_dbstate(cf->db);
-    st.wal_salt1 = st.wal_salt2 = st.wal_frame = 0;
-    sums_touch(cf->db->sums, &st);
+    database_settle(c->node->databases, cf->db, NULL); /* what came after it may have written already */
     unmap(c, cf);
 }
 
@@ -177,6 +191,7 @@ static void step_mapped(struct capture *c, struct capture_file *cf)
 {
     struct walindex_header h;
     uint64_t before = database_dbstate(cf->db)->lsn;
+    cf->unseen_view = false;
     int rc = catch_up(c, cf, &h);
     cf->behind = rc == ERR_AGAIN_LATER;
     if (cf->look_ns && database_dbstate(cf->db)->lsn != before) {
@@ -210,7 +225,6 @@ void capture_step(struct capture *c, struct capture_file *cf)
         cf->look_ns = cf->diff_ns = 0;
         pthread_mutex_lock(&db->lock);
         unmap(c, cf);
-        cf->step_seq = c->round;
         pthread_mutex_unlock(&db->lock);
         capture_answer_deferred(c, cf);
         return;
@@ -232,7 +246,6 @@ void capture_step(struct capture *c, struct capture_file *cf)
     if (cf->mode == CAPTURE_MAPPED)
         step_mapped(c, cf);
     bool answer = cf->mode != CAPTURE_MAPPING;
-    cf->step_seq = c->round;
     pthread_mutex_unlock(&db->lock);
     if (answer)
         capture_answer_deferred(c, cf);
@@ -247,11 +260,9 @@ void capture_wal_vanishes(struct capture *c, struct capture_file *cf)
     if (cf->mode == CAPTURE_MAPPED) {
         struct walindex_header h;
         int rc = catch_up(c, cf, &h);
-        struct dbstate st = *database_dbstate(cf->db);
         /* A truncating checkpoint has restarted the wal-index already; then `covered` has told that nothing was lost. */
         if (!rc) {
-            st.wal_salt1 = st.wal_salt2 = st.wal_frame = 0;
-            sums_touch(cf->db->sums, &st);
+            settle(c, cf, &h);
             unmap(c, cf);
         } else {
             start_diff_locked(c, cf);
@@ -265,7 +276,26 @@ void capture_wal_vanishes(struct capture *c, struct capture_file *cf)
             capture_wal_closed(c->wal, c->node, cf->db, &e))
             cf->diff_ns = now_ns();
     }
+    if (cf->diff_ns)
+        capture_touch(c, cf);
     pthread_mutex_unlock(&cf->db->lock);
+}
+
+bool capture_leave(struct capture *c, struct capture_file *cf)
+{
+    struct walindex_header h;
+    bool whole = !cf->diff_ns && cf->mode != CAPTURE_DIFFING;
+    cf->life++;
+    cf->diff_ns = cf->diff_first_ns = cf->look_ns = 0;
+    if (cf->mode == CAPTURE_DIFFING) {
+        cf->diff_again = true; /* its scan fails, or meets the successor */
+    } else if (cf->mode == CAPTURE_MAPPED) {
+        whole = catch_up(c, cf, &h) == 0 && whole;
+        unmap(c, cf);
+    } else {
+        cf->mode = CAPTURE_IDLE; /* a job that opens the WAL will see that it is not wanted */
+    }
+    return whole;
 }
 
 void capture_dropped(struct capture *c, struct capture_file *cf)
@@ -273,11 +303,12 @@ void capture_dropped(struct capture *c, struct capture_file *cf)
     struct err e;
     struct database *db = cf->db;
     uint64_t lsn;
-    cf->diff_ns = cf->look_ns = 0;
     if (node_role(c->node) != NODE_PRIMARY)
         return;
     pthread_mutex_lock(&db->lock);
-    bool was_known = db->state != DATABASE_ABSENT && database_load(c->node->databases, db, &e) == 0 && database_dbstate(db)->txid;
+    bool was_known = db->state != DATABASE_ABSENT && database_dbstate(db)->txid;
+    cf->life++;
+    cf->diff_ns = cf->look_ns = 0;
     if (cf->mode == CAPTURE_DIFFING)
         cf->diff_again = true; /* its scan fails, or meets the successor */
     else
@@ -285,7 +316,7 @@ void capture_dropped(struct capture *c, struct capture_file *cf)
     if (was_known) {
         if (sequencer_append(c->node->sequencer, RECORD_DROP, db->name, NULL, 0, &lsn, &e)) {
             log_error("capture", "cannot log that %s was dropped: %s", db->name, e.text);
-            cf->diff_ns = now_ns() + CAPTURE_QUIET_MAX_NS;
+            capture_rescan_later(c);
         } else {
             database_forget(c->node->databases, db, lsn);
         }

@@ -1,7 +1,11 @@
 /* The databases of a node: one struct database for each file in the mount that is, or may be, an SQLite database.
  *
  * Objects live from their first sight until the registry closes: a dropped database keeps its object (state DATABASE_ABSENT), so a pointer
- * never dangles. Fields below `lock` are guarded by it; order of locks: database.lock before the sequencer's. */
+ * never dangles. Fields below `lock` are guarded by it; order of locks: database.lock before the sequencer's. Who needs two of them takes that
+ * of the lower address first (database_lock_two).
+ *
+ * Ten thousand databases of which few are in use: an idle one costs this object and nothing else. Its sidecar is mapped while it is used
+ * (database_load), and of those only the last DATABASES_LOADED used ones: `sums` may be NULL again whenever the lock was let go. */
 #ifndef EDGEFS_DATABASE_H
 #define EDGEFS_DATABASE_H
 
@@ -28,34 +32,45 @@ struct database_past {
     uint64_t lsn, txid, checksum;
     uint32_t commit;
 };
-#define DATABASE_PAST 4096u /* entries, a power of two; allocated when the database first changes */
+#define DATABASE_PAST 4096u /* entries, a power of two; the array grows up to that as changes come */
+#define DATABASES_LOADED 256u /* sidecars that are mapped at a time (more, while more are locked) */
 
 struct capture_file; /* replicator/capture.c: what capture keeps open for a database */
 struct apply_file;   /* replicator/apply.c */
 
 struct database {
-    char name[LAYOUT_NAME_MAX + 1]; /* constant */
+    const char *name; /* constant */
     pthread_mutex_t lock;
     /* Held around every use of libsqlite3 on this database, and around every close(2) of a descriptor of its files: closing ANY
      * descriptor of a file drops all POSIX locks that this process has on it, those of libsqlite3 too (fcntl(2)). Order: before `lock`. Recursive. */
     pthread_mutex_t sqlite;
     enum database_state state;
-    char warning[256];   /* empty: none */
-    struct sums *sums;   /* NULL until database_load */
+    const char *warning; /* empty: none; up to 255 bytes, its own */
+    struct sums *sums;   /* NULL: not mapped now; database_load */
+    struct dbstate idle; /* the state while it is not mapped */
+    bool touched;        /* its sidecar may have been written since the process started */
     bool apps_open;      /* applications have it open, as edgefs-fs last said */
-    uint64_t pending;    /* replica: LSN of the first record that is in the log and not applied here; 0: none */
+    uint64_t pending;    /* replica: LSN of the first record that is in the log and not applied here; 0: none. database_set_pending */
     struct database_past *past;
-    uint64_t past_count; /* entries ever written; newest at (past_count - 1) % DATABASE_PAST */
+    uint64_t past_count; /* entries ever written; newest at (past_count - 1) % past_size */
+    uint32_t past_size;  /* entries of the array, a power of two */
     struct capture_file *capture;
     struct apply_file *apply;
+    void *merge;  /* follower's thread: apply_records.c */
+    bool watched; /* capture's thread: it counts for the watch of its directory (dirwatch.h) */
+    /* guarded by the registry's lock of its lists */
+    struct database *next_loaded, *prev_loaded, *next_pending, *prev_pending;
 };
 
 struct databases;
 
 /* sums_dirfd stays the caller's and open. */
 int databases_open(int sums_dirfd, struct databases **out, struct err *e);
-/* clean: states are the truth (orderly stop). No other thread uses any database any more. */
-void databases_close(struct databases *d, bool clean);
+/* No other thread uses any database any more. */
+void databases_close(struct databases *d);
+/* Makes what was written since the process started durable: sidecars, and the database files (in db_dirfd) that they vouch for. Blocks for as long as the
+ * disk needs, but begins nothing after the monotonic time deadline_ns. 0, -ETIMEDOUT or -errno. */
+int databases_sync(struct databases *d, int db_dirfd, uint64_t deadline_ns);
 
 /* The object of name, made on first use. NULL with e set: name not allowed (see record_head_decode), table full (1,000,000) or no memory. */
 struct database *databases_get(struct databases *d, const char *name, struct err *e);
@@ -65,13 +80,36 @@ struct database *databases_find(struct databases *d, const char *name);
 /* Calls fn for each, sorted by name; no lock of the registry is held meanwhile. Stops at the first non-zero return, which it returns. */
 int databases_each(struct databases *d, int (*fn)(void *ctx, struct database *db), void *ctx);
 
+/* Databases that have `pending` set: lowest LSN (UINT64_MAX: none); and a list, malloc'ed, of *n (NULL: no memory, or none). Any thread. */
+uint64_t databases_lowest_pending(struct databases *d);
+struct database **databases_pending(struct databases *d, size_t *n);
+
+/* Takes the locks of two different databases, in the order that all keep. */
+void database_lock_two(struct database *a, struct database *b);
+
+/* What stat(2) says of name now; zeroes if there is no such file. No call into the mount. */
+struct filestamp database_stamp(int db_dirfd, const char *name);
+bool filestamp_same(const struct filestamp *a, const struct filestamp *b);
+/* The same but for the change time, which a rename moves, too. */
+bool filestamp_same_contents(const struct filestamp *a, const struct filestamp *b);
+
 /* True if path can be a database: not a companion (-wal, -shm, -journal, -pos), virtual or private name. */
 bool database_name_possible(const char *path);
 
 /* ---- with db->lock held ---- */
 
-/* Opens the sidecar if it is not. */
+/* Maps the sidecar if it is not. */
 int database_load(struct databases *d, struct database *db, struct err *e);
+/* At start, before threads: what the header of its sidecar says. */
+void database_know(struct database *db, const struct dbstate *st);
+/* The WAL is gone, or holds nothing that is not in the database file: that alone is the state from now on. stamp: it was looked at when
+ * that was so; NULL: not known. */
+void database_settle(struct databases *d, struct database *db, const struct filestamp *stamp);
+/* lsn 0: nothing is pending. */
+void database_set_pending(struct databases *d, struct database *db, uint64_t lsn);
+/* The state, sidecar and all, becomes that of `to` (whose own is forgotten); db is ABSENT then. Both are locked. The record has the LSN lsn, and is in
+ * the log. */
+int database_rename(struct databases *d, struct database *db, struct database *to, uint64_t lsn, struct err *e);
 /* State as last captured or applied; a zeroed one when nothing is known. */
 const struct dbstate *database_dbstate(const struct database *db);
 /* Remembers the present state under its LSN. */

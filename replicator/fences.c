@@ -232,6 +232,17 @@ void fence_drop(struct node *n, struct database *db, struct fence *f)
     *f = (struct fence){.db_fd = -1, .shm_fd = -1};
 }
 
+void fence_rename(struct node *n, const struct database *from, const struct database *to, struct fence *f)
+{
+    if (!f->kept)
+        return;
+    int rc = request(n->fences, LAUNCH_FENCE_PUT, to->name, (int[]){f->db_fd, f->shm_fd}, f->shm_fd >= 0 ? 2 : 1);
+    if (rc)
+        log_warn("fences", "%s: the launcher does not keep its fence: %s", to->name, err_name(rc));
+    f->kept = !rc;
+    request(n->fences, LAUNCH_FENCE_DROP, from->name, NULL, 0);
+}
+
 void fences_drop_rest(struct node *n)
 {
     struct left *l, *next;

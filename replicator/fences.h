@@ -32,6 +32,8 @@ bool fence_take_over(struct node *n, struct database *db, bool wal, struct fence
 int fence_take(struct node *n, struct database *db, bool wal, uint64_t deadline_ns, struct fence *out, struct err *e);
 /* Lets go. db->sqlite is held. */
 void fence_drop(struct node *n, struct database *db, struct fence *f);
+/* The database that it belongs to has another name: the launcher is told. db->sqlite of both is held. */
+void fence_rename(struct node *n, const struct database *from, const struct database *to, struct fence *f);
 /* Lets go of what predecessors left and nobody took over. */
 void fences_drop_rest(struct node *n);
 

@@ -292,7 +292,7 @@ static int install(struct fetch *f, struct err *e)
     if (rc)
         return rc;
     pthread_mutex_lock(&db->lock);
-    db->pending = f->end.lsn + 1;
+    database_set_pending(n->databases, db, f->end.lsn + 1);
     database_mark(db, DATABASE_WAITING, "its image is in place; the log since then is being applied");
     pthread_mutex_unlock(&db->lock);
     return 0;
@@ -333,9 +333,15 @@ static uint64_t next_life(struct node *n, const struct database *db, uint64_t fr
     bool dropped = false;
     if (rlog_seek(n->rlog, MAX(from, rlog_first(n->rlog)), &cur, NULL) == 0)
         while (rlog_next(n->rlog, &cur, &h, &offset, NULL) > 0) {
+            char other[LAYOUT_NAME_MAX + 1];
+            if (!apply_rename_target(&h, NULL, cur.fd, offset, other) && !strcmp(other, db->name)) { /* another one has the name from here on */
+                dropped = true;
+                found = h.pos.lsn;
+                continue;
+            }
             if (strcmp(h.name, db->name) != 0)
                 continue;
-            if (h.type == RECORD_DROP) {
+            if (h.type == RECORD_DROP || h.type == RECORD_RENAME) {
                 dropped = true;
                 found = 0;
             } else if (dropped && !found) {
@@ -359,7 +365,7 @@ static int gone(struct image_client *c, struct database *db, struct err *e)
         rc = apply_remove(n, db, e);
     if (!rc) {
         database_forget(n->databases, db, 0);
-        db->pending = next_life(n, db, from);
+        database_set_pending(n->databases, db, next_life(n, db, from));
         if (db->pending)
             database_mark(db, DATABASE_WAITING, "the log is being applied");
     }
@@ -404,16 +410,32 @@ static int fetch_image(struct image_client *c, struct database *db, struct err *
 
 /* ---- the thread ---- */
 
-static int first_waiting(void *ctx, struct database *db)
+static bool wants_image(struct database *db)
 {
-    struct database **found = ctx;
     pthread_mutex_lock(&db->lock);
     bool wants = db->state == DATABASE_IMAGE || (db->state == DATABASE_UNKNOWN && db->pending);
     pthread_mutex_unlock(&db->lock);
-    if (!wants || db == found[1])
-        return 0;
-    found[0] = db;
-    return 1;
+    return wants;
+}
+
+/* Fetches what is wanted now, one after the other. One that fails does not keep the others waiting. Number of images that came; *failed: some did not. */
+static unsigned fetch_all(struct image_client *c, bool *failed)
+{
+    size_t n;
+    unsigned came = 0;
+    struct database **list = databases_pending(c->node->databases, &n);
+    for (size_t i = 0; i < n && node_role(c->node) == NODE_REPLICA && !atomic_load(&c->node->stopping); i++) {
+        struct err e = {0};
+        if (!wants_image(list[i]))
+            continue;
+        int rc = fetch_image(c, list[i], &e);
+        if (rc && rc != -ECANCELED)
+            log_warn("image", "%s: %s; trying again", list[i]->name, e.text);
+        *failed |= rc != 0;
+        came += rc == 0;
+    }
+    free(list);
+    return came;
 }
 
 static bool wait_for_work(struct image_client *c, bool retry)
@@ -432,28 +454,12 @@ static bool wait_for_work(struct image_client *c, bool retry)
 static void *run(void *arg)
 {
     struct image_client *c = arg;
-    /* found[1]: the one that failed last, passed over once so that it does not keep the others waiting. */
-    struct database *found[2] = {NULL, NULL};
-    bool retry = false;
+    bool failed = false;
     prctl(PR_SET_NAME, "image");
-    while (wait_for_work(c, retry)) {
-        retry = found[1] != NULL;
-        while (node_role(c->node) == NODE_REPLICA && !atomic_load(&c->node->stopping)) {
-            struct err e = {0};
-            found[0] = NULL;
-            if (databases_each(c->node->databases, first_waiting, found) != 1) {
-                found[1] = NULL;
-                break;
-            }
-            int rc = fetch_image(c, found[0], &e);
-            if (rc) {
-                if (rc != -ECANCELED)
-                    log_warn("image", "%s: %s; trying again", found[0]->name, e.text);
-                found[1] = found[0];
-                retry = true;
-                break;
-            }
-        }
+    while (wait_for_work(c, failed)) {
+        do
+            failed = false;
+        while (fetch_all(c, &failed));
     }
     return NULL;
 }

@@ -181,7 +181,9 @@ static bool copy_sums(struct image *im, uint32_t first, uint32_t n, uint32_t *co
     struct database *db = im->db;
     pthread_mutex_lock(&db->lock);
     const struct dbstate *st = database_dbstate(db);
-    bool same = st->page_size == im->start.page_size && st->txid >= im->start_txid && db->state != DATABASE_ABSENT && db->sums;
+    struct err e;
+    bool same = st->page_size == im->start.page_size && st->txid >= im->start_txid && db->state != DATABASE_ABSENT &&
+                !database_load(im->node->databases, db, &e);
     *commit = st->commit;
     for (uint32_t i = 0; same && i < n; i++)
         im->sums[i] = sums_get(db->sums, first + i);

@@ -56,7 +56,7 @@ static int make_parents(struct import *im, struct err *e)
             im->made = (size_t)(p - path);
         *p = '/';
     }
-    return im->made ? capture_watch_all(im->node->capture, e) : 0;
+    return 0;
 }
 
 /* Owner and permissions: of the file that is replaced, or such as a file made in that directory by its owner would have. */

@@ -104,8 +104,6 @@ static int start_threads(struct program *p, struct err *e)
         fences_drop_rest(n);
     rc = capture_open(n, &n->capture, e);
     if (!rc)
-        rc = capture_watch_all(n->capture, e);
-    if (!rc)
         rc = follower_open(n, &n->follower, e);
     if (!rc)
         rc = keeper_open(n, &p->keeper, e);

@@ -48,6 +48,7 @@ struct node {
     int mount_fd;       /* root of the mount */
     int sums_fd;        /* <data>/sums */
     uint64_t start_ns;
+    bool crashed;       /* the machine stopped without warning since the last run: what was not synced then may be anything */
 
     struct rlog *rlog;
     struct sequencer *sequencer;

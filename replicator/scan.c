@@ -185,8 +185,7 @@ static int scan_wal(struct scan *s, struct scan_result *r, off_t size, struct er
 /* ---- without a WAL: nothing is locked; what is read counts if nobody wrote meanwhile ---- */
 
 struct stamp {
-    struct timespec mtime, ctime;
-    off_t size;
+    struct filestamp file;
     uint8_t counter[4]; /* file change counter, SQLite file format §1.3.5 */
 };
 
@@ -217,7 +216,6 @@ static bool write_locked(struct scan *s, int64_t start, int64_t len)
 /* Nobody is writing: no journal in use, no lock that a writer takes before it touches the file. 0 and *t; ERR_AGAIN_LATER. */
 static int quiet(struct scan *s, struct stamp *t, struct err *e)
 {
-    struct stat st;
     memset(t, 0, sizeof *t);
     if (journal_is_live(s)) {
         if (write_locked(s, DBLOCK_RESERVED, 1))
@@ -231,11 +229,9 @@ static int quiet(struct scan *s, struct stamp *t, struct err *e)
     }
     if (write_locked(s, DBLOCK_PENDING, 1) || write_locked(s, DBLOCK_SHARED_FIRST, DBLOCK_SHARED_SIZE) || wal_has_frames(s))
         return err_set(e, ERR_AGAIN_LATER, "%s is being written", s->db->name);
-    if (fstat(s->db_fd, &st))
-        return err_errno(e, errno, "stat %s", s->db->name);
-    t->mtime = st.st_mtim;
-    t->ctime = st.st_ctim;
-    t->size = st.st_size;
+    t->file = database_stamp(s->node->db_fd, s->db->name);
+    if (!t->file.ino)
+        return err_set(e, -ENOENT, "%s is gone", s->db->name);
     if (pread(s->db_fd, t->counter, sizeof t->counter, 24) < 0)
         return err_errno(e, errno, "read %s", s->db->name);
     return 0;
@@ -250,7 +246,7 @@ static int scan_file(struct scan *s, struct scan_result *r, struct err *e)
     int rc = quiet(s, &before, e);
     if (rc)
         return rc;
-    s->commit = (uint32_t)((before.size + s->page_size - 1) / s->page_size);
+    s->commit = (uint32_t)((before.file.size + s->page_size - 1) / s->page_size);
     r->sums = calloc(s->commit ? s->commit : 1, sizeof *r->sums);
     if (!r->sums)
         return err_errno(e, ENOMEM, "checksums of %u pages", s->commit);
@@ -259,6 +255,7 @@ static int scan_file(struct scan *s, struct scan_result *r, struct err *e)
         rc = quiet(s, &after, e);
     if (!rc && memcmp(&before, &after, sizeof before))
         rc = err_set(e, ERR_AGAIN_LATER, "%s was written while it was being read", s->db->name);
+    r->file = after.file;
     return rc;
 }
 

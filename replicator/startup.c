@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 
 #define RUNNING_FILE "running" /* boot id while a replicator runs; absent after an orderly end */
+#define SYNC_NS 3000000000u    /* how long an orderly end begins new syncs; the launcher has patience for 10 s */
 
 static int open_directory(int at, const char *path, int *fd, struct err *e)
 {
@@ -115,37 +116,71 @@ static bool mend(struct node *n, struct database *db, uint64_t from, uint64_t to
     return sums_total(db->sums, m.st.commit, m.st.page_size) == m.st.checksum;
 }
 
-static int load_sidecar(void *ctx, const char *name)
+/* A rename was under way when the process ended: it has happened if the log has the record. The file is where the record says, or is put there:
+ * on a replica the record is applied again (list_pending), so here only the primary's side is finished. */
+static void finish_rename(struct node *n, struct database *db, const struct sums_info *info)
+{
+    struct err e;
+    struct rlog_cursor c = {.fd = -1};
+    struct record_head h = {0};
+    int64_t offset;
+    bool logged = info->rename_lsn <= rlog_last(n->rlog).lsn && rlog_seek(n->rlog, info->rename_lsn, &c, &e) == 0 &&
+                  rlog_next(n->rlog, &c, &h, &offset, &e) > 0 && h.pos.lsn == info->rename_lsn && h.type == RECORD_RENAME &&
+                  !strcmp(h.name, db->name);
+    rlog_cursor_close(&c);
+    bool moved = faccessat(n->db_fd, db->name, F_OK, AT_SYMLINK_NOFOLLOW) && !faccessat(n->db_fd, info->rename_to, F_OK, AT_SYMLINK_NOFOLLOW);
+    struct database *to = logged && moved ? databases_get(n->databases, info->rename_to, &e) : NULL;
+    if (to && database_rename(n->databases, db, to, info->rename_lsn, &e))
+        log_warn("startup", "%s", e.text);
+}
+
+/* Only the header of a sidecar is read, unless something must be mended or the machine has stopped without warning. */
+static int load_sidecar(void *ctx, const struct sums_info *info)
 {
     struct node *n = ctx;
     struct err e;
     uint64_t from, to;
-    struct database *db = databases_get(n->databases, name, &e);
-    if (!db || database_load(n->databases, db, &e)) {
+    struct database *db = databases_get(n->databases, info->name, &e);
+    if (!db) {
+        log_warn("startup", "%s", e.text);
+        return 0;
+    }
+    database_know(db, &info->state);
+    if (info->rename_lsn)
+        finish_rename(n, db, info);
+    if (!info->unfinished && !n->crashed)
+        return 0;
+    if (database_load(n->databases, db, &e)) {
         log_warn("startup", "%s", e.text);
         return 0;
     }
     const struct dbstate *st = database_dbstate(db);
     bool good = !sums_unfinished(db->sums, &from, &to) || mend(n, db, from, to);
-    if (good && !sums_trusted(db->sums))
+    if (good && n->crashed)
         good = st->lsn <= rlog_last(n->rlog).lsn && sums_total(db->sums, st->commit, st->page_size) == st->checksum;
-    if (good && !sums_trusted(db->sums)) { /* right, but of when? The database may have lost its last commits: no place in the WAL counts */
-        struct dbstate old = *st;
-        old.wal_salt1 = old.wal_salt2 = old.wal_frame = 0;
-        sums_touch(db->sums, &old);
-    }
+    if (good && n->crashed) /* right, but of when? The database may have lost its last commits: no place in the WAL counts, no stamp */
+        database_settle(n->databases, db, NULL);
     if (!good) {
         /* Page size 0: nothing of the array counts. The TXID goes on, so that replicas see a new state and not a repeat. */
-        log_warn("startup", "%s: its checksum file does not fit (the machine stopped without warning?): all pages count as changed", name);
+        log_warn("startup", "%s: its checksum file does not fit (the machine stopped without warning?): all pages count as changed", info->name);
         struct dbstate fresh = {.txid = st->txid, .lsn = st->lsn, .needs_image = 1};
         sums_touch(db->sums, &fresh);
     }
     return 0;
 }
 
+/* The log says that it is gone, and it is: nothing of its life has to be applied again. */
+static void gone_already(struct node *n, struct database *db)
+{
+    if (!database_dbstate(db)->txid && faccessat(n->db_fd, db->name, F_OK, AT_SYMLINK_NOFOLLOW))
+        database_set_pending(n->databases, db, 0);
+}
+
 /* Replica: what the log has and the database has not. */
 static int list_pending(struct node *n, struct err *e)
 {
+    char to[LAYOUT_NAME_MAX + 1];
+    struct database *other;
     struct rlog_cursor c = {.fd = -1};
     struct record_head h;
     int64_t offset;
@@ -155,7 +190,15 @@ static int list_pending(struct node *n, struct err *e)
         rc = 0;
         struct database *db = h.name_len ? databases_get(n->databases, h.name, e) : NULL;
         if (db && !db->pending && h.pos.lsn > database_dbstate(db)->lsn)
-            db->pending = h.pos.lsn;
+            database_set_pending(n->databases, db, h.pos.lsn);
+        if (h.type == RECORD_DROP && db)
+            gone_already(n, db);
+        else if (!apply_rename_target(&h, NULL, c.fd, offset, to) && (other = databases_get(n->databases, to, e))) {
+            if (h.pos.lsn > database_dbstate(other)->lsn && !other->pending)
+                database_set_pending(n->databases, other, h.pos.lsn);
+            else if (h.pos.lsn <= database_dbstate(other)->lsn && db)
+                gone_already(n, db);
+        }
         if (h.pos.lsn >= rlog_last(n->rlog).lsn)
             break;
     }
@@ -167,15 +210,18 @@ static int mark_replica(void *ctx, struct database *db)
 {
     struct node *n = ctx;
     const struct dbstate *st = database_dbstate(db);
-    if (db->sums && !sums_trusted(db->sums) && st->txid) {
+    struct err e;
+    bool known = st->txid || st->lsn;
+    if (n->crashed && st->txid && !database_load(n->databases, db, &e)) {
         /* The machine stopped without warning, and the WAL here is never synced on its own: the pages may be older than the sidecar. */
         struct dbstate fresh = {.txid = st->txid, .lsn = st->lsn, .needs_image = 1};
         sums_touch(db->sums, &fresh);
     }
+    st = database_dbstate(db);
     bool here = faccessat(n->db_fd, db->name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
     pthread_mutex_lock(&db->lock);
-    if (st->needs_image || (!st->txid && db->sums && !db->pending)) {
-        db->pending = st->lsn + 1;
+    if (st->needs_image || (!st->txid && known && !db->pending)) {
+        database_set_pending(n->databases, db, st->lsn + 1);
         database_mark(db, DATABASE_IMAGE, "waiting for an image");
     } else if (db->pending) {
         database_mark(db, DATABASE_WAITING, "the log is being applied");
@@ -187,6 +233,32 @@ static int mark_replica(void *ctx, struct database *db)
 }
 
 /* ---- */
+
+static bool stopped_without_warning(struct node *n)
+{
+    char *old = NULL, *now;
+    size_t size;
+    struct err e;
+    bool crashed = false;
+    now = first_line("/proc/sys/kernel/random/boot_id", &e);
+    if (!now)
+        return false; /* without a boot id a restart of the machine looks like one of the process; the log's tail is scanned anyway */
+    if (durable_read(n->data_fd, RUNNING_FILE, 64, &old, &size, &e) == 0)
+        crashed = strcmp(old, now) != 0;
+    free(old);
+    free(now);
+    return crashed;
+}
+
+/* From here on a stop of the machine is a stop without warning. */
+static void note_running(struct node *n)
+{
+    struct err e;
+    char *now = first_line("/proc/sys/kernel/random/boot_id", &e);
+    if (now && durable_replace(n->data_fd, RUNNING_FILE, now, strlen(now), 0600, &e))
+        log_warn("startup", "%s", e.text);
+    free(now);
+}
 
 int startup_open(struct node *n, const struct config *c, struct err *e)
 {
@@ -218,27 +290,10 @@ int startup_open(struct node *n, const struct config *c, struct err *e)
         rc = databases_open(n->sums_fd, &n->databases, e);
     if (!rc)
         rc = lease_load(n, e);
+    n->crashed = stopped_without_warning(n);
     if (!rc)
         rc = sums_each(n->sums_fd, load_sidecar, n);
     return rc;
-}
-
-static bool stopped_without_warning(struct node *n)
-{
-    char *old = NULL, *now;
-    size_t size;
-    struct err e;
-    bool crashed = false;
-    now = first_line("/proc/sys/kernel/random/boot_id", &e);
-    if (!now)
-        return false; /* without a boot id a restart of the machine looks like one of the process; the log's tail is scanned anyway */
-    if (durable_read(n->data_fd, RUNNING_FILE, 64, &old, &size, &e) == 0)
-        crashed = strcmp(old, now) != 0;
-    if (durable_replace(n->data_fd, RUNNING_FILE, now, strlen(now), 0600, &e))
-        log_warn("startup", "%s", e.text);
-    free(old);
-    free(now);
-    return crashed;
 }
 
 static int begin_epoch(struct node *n, struct err *e)
@@ -259,12 +314,12 @@ static int begin_epoch(struct node *n, struct err *e)
 int startup_role(struct node *n, struct err *e)
 {
     char name[128], url[256];
-    bool crashed = stopped_without_warning(n);
+    note_running(n); /* what the stop of the machine has spoilt is mended by now */
     node_primary(n, name, url);
     int rc;
     if (!strcmp(name, n->config->node) && lease_still_ours(n)) {
         /* The log may have lost a tail that replicas have: they must not take what is written now for its continuation. */
-        rc = crashed || !epochs_current(n->epochs).epoch ? begin_epoch(n, e) : 0;
+        rc = n->crashed || !epochs_current(n->epochs).epoch ? begin_epoch(n, e) : 0;
         sequencer_set_epoch(n->sequencer, MAX(epochs_current(n->epochs).epoch, rlog_last(n->rlog).epoch));
         if (!rc)
             atomic_store(&n->role, NODE_PRIMARY);
@@ -284,7 +339,11 @@ void startup_close(struct node *n)
     bool clean = rlog_sync(n->rlog, &e) == 0;
     if (!clean)
         log_error("startup", "the log could not be made durable at the end: %s", e.text);
-    databases_close(n->databases, clean);
+    int rc = databases_sync(n->databases, n->db_fd, now_ns() + SYNC_NS);
+    if (rc) /* then the end counts as one without warning, should the machine be restarted before the next start */
+        log_warn("startup", "not all was made durable at the end: %s", err_name(rc));
+    clean = clean && !rc;
+    databases_close(n->databases);
     sequencer_close(n->sequencer);
     rlog_close(n->rlog);
     epochs_close(n->epochs);

@@ -1,6 +1,5 @@
 #include "replicator/sums.h"
 
-#include "edgefs/layout.h"
 #include "lib/crc.h"
 #include "lib/log.h"
 #include "lib/util.h"
@@ -12,7 +11,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#define SUMS_MAGIC 0x31534d5553464445ull /* "EDFSUMS1" */
+#define SUMS_MAGIC 0x32534d5553464445ull /* "EDFSUMS2" */
 #define SUMS_DATA 4096u
 #define SUMS_GROW_PAGES 8192u /* entries; 64 KiB */
 
@@ -20,40 +19,21 @@ struct sums_file_header {
     uint64_t magic;
     struct dbstate state;
     uint64_t updating_from, updating_to; /* equal to state.lsn when nothing is being entered */
-    uint32_t clean;
-    uint32_t name_len;
-    char boot_id[40];
+    uint64_t rename_lsn; /* 0: no rename is under way */
+    uint32_t name_len, rename_len;
     char name[LAYOUT_NAME_MAX + 1];
+    char rename_to[LAYOUT_NAME_MAX + 1];
 };
 _Static_assert(sizeof(struct sums_file_header) <= SUMS_DATA, "header fits its page");
 
 struct sums {
     int fd;
-    bool trusted;
     size_t size; /* of file and mapping */
     union {
         struct sums_file_header *h;
         uint8_t *map;
     };
 };
-
-static const char *boot_id(void)
-{
-    static char id[40];
-    static atomic_bool known;
-    if (!atomic_load(&known)) {
-        char buf[40] = "";
-        int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-        if (fd >= 0) {
-            if (read(fd, buf, sizeof buf - 1) < 0)
-                buf[0] = 0;
-            close(fd);
-        }
-        memcpy(id, buf, sizeof id);
-        atomic_store(&known, true);
-    }
-    return id;
-}
 
 static void file_name(const char *name, char buf[32])
 {
@@ -88,7 +68,6 @@ static int start_afresh(struct sums *s, const char *name, struct err *e)
     s->h->magic = SUMS_MAGIC;
     s->h->name_len = (uint32_t)strlen(name);
     memcpy(s->h->name, name, strlen(name) + 1);
-    s->trusted = true;
     return 0;
 }
 
@@ -118,15 +97,9 @@ int sums_open(int dirfd, const char *name, struct sums **out, struct err *e)
         good = s->h->magic == SUMS_MAGIC && s->h->name_len == strlen(name) && s->h->name_len <= LAYOUT_NAME_MAX &&
                !memcmp(s->h->name, name, s->h->name_len) && s->h->state.commit <= capacity(s);
     }
-    if (good) {
-        s->trusted = s->h->clean || !strncmp(s->h->boot_id, boot_id(), sizeof s->h->boot_id);
-    } else {
-        rc = start_afresh(s, name, e);
-        if (rc)
-            goto fail;
-    }
-    s->h->clean = 0;
-    memcpy(s->h->boot_id, boot_id(), sizeof s->h->boot_id);
+    rc = good ? 0 : start_afresh(s, name, e);
+    if (rc)
+        goto fail;
     *out = s;
     return 0;
 fail:
@@ -138,15 +111,10 @@ fail:
     return rc;
 }
 
-void sums_close(struct sums *s, bool clean)
+void sums_close(struct sums *s)
 {
     if (!s)
         return;
-    if (clean) {
-        s->h->clean = 1;
-        if (msync(s->map, s->size, MS_SYNC)) /* then the next start compares pages: slower, not wrong */
-            s->h->clean = 0;
-    }
     munmap(s->map, s->size);
     close(s->fd);
     free(s);
@@ -160,7 +128,47 @@ void sums_remove(int dirfd, const char *name)
         log_warn("sums", "cannot remove the checksum file %s of %s: %s", file, name, err_name(errno));
 }
 
-int sums_each(int dirfd, int (*fn)(void *ctx, const char *name), void *ctx)
+int sums_sync(int dirfd, const char *name)
+{
+    char file[32];
+    file_name(name, file);
+    _cleanup_fd_ int fd = openat(dirfd, file, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0)
+        return errno == ENOENT ? 0 : -errno;
+    return fsync(fd) ? -errno : 0;
+}
+
+static bool header_good(const struct sums_file_header *h)
+{
+    return h->magic == SUMS_MAGIC && h->name_len >= 1 && h->name_len <= LAYOUT_NAME_MAX && h->rename_len <= LAYOUT_NAME_MAX;
+}
+
+static void set_name(struct sums_file_header *h, const char *name, size_t n)
+{
+    memmove(h->name, name, n);
+    h->name[n] = 0;
+    h->name_len = (uint32_t)n;
+    h->rename_lsn = 0;
+    h->rename_len = 0;
+}
+
+/* Killed between the two steps of sums_rename: the file has its new name, and the header the old one. False: neither fits the file's name. */
+static bool finish_rename(int fd, struct sums_file_header *h, const char *found)
+{
+    char file[32];
+    h->name[h->name_len] = 0;
+    file_name(h->name, file);
+    if (!strcmp(file, found))
+        return true;
+    h->rename_to[h->rename_len] = 0;
+    file_name(h->rename_to, file);
+    if (!h->rename_lsn || strcmp(file, found))
+        return false;
+    set_name(h, h->rename_to, h->rename_len);
+    return pwrite(fd, h, sizeof *h, 0) == (ssize_t)sizeof *h;
+}
+
+int sums_each(int dirfd, int (*fn)(void *ctx, const struct sums_info *info), void *ctx)
 {
     int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = 0;
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
@@ -172,27 +180,47 @@ int sums_each(int dirfd, int (*fn)(void *ctx, const char *name), void *ctx)
     struct dirent *de;
     while (!rc && (de = readdir(d))) {
         struct sums_file_header h;
+        struct sums_info info = {0};
         size_t n = strlen(de->d_name);
         if (n < 5 || strcmp(de->d_name + n - 5, ".sums") != 0)
             continue;
-        _cleanup_fd_ int f = openat(fd, de->d_name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-        if (f < 0 || pread(f, &h, sizeof h, 0) != (ssize_t)sizeof h || h.magic != SUMS_MAGIC || h.name_len > LAYOUT_NAME_MAX)
+        _cleanup_fd_ int f = openat(fd, de->d_name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+        if (f < 0 || pread(f, &h, sizeof h, 0) != (ssize_t)sizeof h || !header_good(&h) || !finish_rename(f, &h, de->d_name))
             continue;
-        h.name[h.name_len] = 0;
-        rc = fn(ctx, h.name);
+        memcpy(info.name, h.name, h.name_len);
+        memcpy(info.rename_to, h.rename_to, h.rename_len);
+        info.state = h.state;
+        info.rename_lsn = h.rename_lsn;
+        info.unfinished = h.updating_to != h.state.lsn;
+        rc = fn(ctx, &info);
     }
     closedir(d);
     return rc;
 }
 
+void sums_begin_rename(struct sums *s, const char *to, uint64_t lsn)
+{
+    size_t n = strlen(to);
+    memcpy(s->h->rename_to, to, n);
+    s->h->rename_len = (uint32_t)n;
+    atomic_thread_fence(memory_order_release);
+    s->h->rename_lsn = lsn;
+}
+
+int sums_rename(int dirfd, struct sums *s, const char *to, struct err *e)
+{
+    char from_file[32], to_file[32];
+    file_name(s->h->name, from_file);
+    file_name(to, to_file);
+    if (renameat(dirfd, from_file, dirfd, to_file))
+        return err_errno(e, errno, "rename the checksum file of %s", s->h->name);
+    set_name(s->h, to, strlen(to));
+    return 0;
+}
+
 const struct dbstate *sums_state(const struct sums *s)
 {
     return &s->h->state;
-}
-
-bool sums_trusted(const struct sums *s)
-{
-    return s->trusted;
 }
 
 bool sums_unfinished(const struct sums *s, uint64_t *from, uint64_t *to)

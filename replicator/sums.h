@@ -4,17 +4,29 @@
  * Crash safety. A change of state goes sums_begin (header names the LSNs that are being entered) → sums_set … → sums_commit. A process
  * that is killed in between leaves `updating` ≠ `state.lsn`: whoever opens the file sees it (sums_unfinished) and enters those log records again,
  * which is idempotent because a record carries whole pages. A machine that stops without warning may leave any mixture of old and new
- * pages of the file: then neither the clean mark nor the boot id fits, and the caller must not believe the array before
- * it has been compared with the database (sums_trusted).
+ * pages of the file: startup.c knows whether that has happened, and then believes no array before its sum was compared, and no file stamp.
+ *
+ * Whether the database file is still the one that the array describes is told by `file`, without reading a page of it: see struct filestamp.
  *
  * File: 4,096 bytes of struct sums_file_header (host byte order; the file never leaves the machine), then one u64 a page.
  * Not thread-safe: the database's lock protects it. */
 #ifndef EDGEFS_SUMS_H
 #define EDGEFS_SUMS_H
 
+#include "edgefs/layout.h"
 #include "lib/err.h"
 #include <stdbool.h>
 #include <stdint.h>
+
+/* What stat(2) says of a database file at a moment when it alone (no WAL with frames) was the state: the same again means that nobody has
+ * written it since. Times are those that the kernel gives, ctime included, which no utimes(2) can set back. Since Linux 6.13 two changes
+ * never have the same time if somebody looked in between; before, one that follows our look within the same tick (4 ms) and is not captured
+ * either (the process was killed in between) would go unnoticed. Zeroes: not known, so pages are compared. */
+struct filestamp {
+    uint64_t ino;
+    int64_t size;
+    int64_t mtime_ns, ctime_ns;
+};
 
 /* What a node knows of a database: the result of the last record that was captured or applied. */
 struct dbstate {
@@ -29,22 +41,37 @@ struct dbstate {
     uint32_t wal_mode;    /* 1: header says WAL, 0: rollback journal */
     uint32_t needs_image; /* replica: 1: this copy cannot be continued from the log */
     uint32_t reserved;    /* 0 */
+    struct filestamp file; /* known only while the database file alone is the state; whoever enters a change that says nothing of it clears it */
 };
 
 struct sums;
 
+/* What the header of a sidecar says: all that is needed of a database that nobody uses. */
+struct sums_info {
+    char name[LAYOUT_NAME_MAX + 1];
+    struct dbstate state;
+    bool unfinished;                     /* see sums_unfinished */
+    uint64_t rename_lsn;                 /* see sums_begin_rename; 0: none */
+    char rename_to[LAYOUT_NAME_MAX + 1]; /* "" : none */
+};
+
 /* Opens, or creates empty, the sidecar of database name in the directory dirfd. A damaged or foreign file is started afresh (empty state). */
 int sums_open(int dirfd, const char *name, struct sums **out, struct err *e);
-/* Closes; clean: the state is the truth about the database and nobody will change it before the next open. */
-void sums_close(struct sums *s, bool clean);
-/* Calls fn with the database name of every sidecar in the directory dirfd. Stops at the first non-zero return, which it returns; or -errno. */
-int sums_each(int dirfd, int (*fn)(void *ctx, const char *name), void *ctx);
+void sums_close(struct sums *s);
+/* Calls fn with the header of every sidecar in the directory dirfd, mapping none. Stops at the first non-zero return, which it returns; or -errno. */
+int sums_each(int dirfd, int (*fn)(void *ctx, const struct sums_info *info), void *ctx);
 /* Removes the sidecar of name; absent is fine. */
 void sums_remove(int dirfd, const char *name);
+/* Makes the sidecar of name durable, if there is one. 0 or -errno. */
+int sums_sync(int dirfd, const char *name);
+
+/* A rename of the database, in two steps around the record that says so: sums_begin_rename notes where it goes and the LSN that the record will
+ * have (so that whoever is killed in between leaves word of what is to be finished, or was not begun: the log tells which), sums_rename
+ * then makes it the sidecar of `to`, replacing that one's, and clears the note. The sidecar of `to` must not be open. */
+void sums_begin_rename(struct sums *s, const char *to, uint64_t lsn);
+int sums_rename(int dirfd, struct sums *s, const char *to, struct err *e);
 
 const struct dbstate *sums_state(const struct sums *s);
-/* The file was closed clean, or last written since this boot. */
-bool sums_trusted(const struct sums *s);
 /* True if a change was being entered when the writer died: records from..to. */
 bool sums_unfinished(const struct sums *s, uint64_t *from, uint64_t *to);
 

@@ -18,7 +18,7 @@ struct worker {
     pthread_t thread;
     pthread_mutex_t lock; /* guards the queue and stop */
     pthread_cond_t changed;
-    struct job *queue; /* by due_ns */
+    struct job *queue, *last; /* by due_ns */
     bool stop;
 };
 
@@ -95,11 +95,13 @@ int worker_post(struct worker *w, worker_fn fn, struct database *db, uint64_t ar
         return -ENOMEM;
     *j = (struct job){.due_ns = now_ns() + delay_ns, .fn = fn, .db = db, .arg = arg};
     pthread_mutex_lock(&w->lock);
-    struct job **p = &w->queue;
+    struct job **p = w->queue && w->last->due_ns <= j->due_ns ? &w->last->next : &w->queue; /* thousands may be waiting */
     while (*p && (*p)->due_ns <= j->due_ns)
         p = &(*p)->next;
     j->next = *p;
     *p = j;
+    if (!j->next)
+        w->last = j;
     pthread_cond_signal(&w->changed);
     pthread_mutex_unlock(&w->lock);
     return 0;

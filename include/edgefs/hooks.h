@@ -12,7 +12,8 @@
  *   fs:         UNSEEN{path} for each file that changed in a way that asks for a hook while no replicator was connected
  *   fs:         SYNCED
  *   then, at any time:
- *   fs:         asynchronous events (id = 0): CREATED, REMOVED, RENAMED{path=old, text=new}, LAST_CLOSE, OPENED
+ *   fs:         asynchronous events (id = 0): CREATED, REMOVED, RENAMED{path=old, text=new}, EXCHANGED{path, text}, LAST_CLOSE,
+ *               OPENED, MODIFIED, DIR_CREATED
  *   fs:         synchronous hooks (id != 0), each answered by exactly one ANSWER with the same id, in any order:
  *               WAL_TRUNCATE, WAL_UNLINK, CHECKPOINT, JOURNAL_END, OPENING, QUERY_POS, QUERY_LAG, DB_REMOVE
  *   replicator: ANSWER{id, value = 0 or an errno for the application's call, text = contents for the queries}
@@ -49,6 +50,7 @@ enum hooks_kind {
     HOOK_LAST_CLOSE, /* … and from 1 to 0 */
     HOOK_MODIFIED,   /* the file was truncated, or (fallback mode) written, by somebody, without another hook saying so */
     HOOK_DIR_CREATED,
+    HOOK_EXCHANGED, /* path and text have changed places (renameat2, RENAME_EXCHANGE); directories too */
     /* synchronous hooks */
     HOOK_WAL_TRUNCATE = 32, /* NAME-wal is about to be truncated to value bytes */
     HOOK_WAL_UNLINK,        /* NAME-wal is about to be unlinked or renamed over */

@@ -96,7 +96,7 @@ static int teardown(void **state)
     stream_server_close(w->streams);
     event_base_free(w->base);
     replicas_close(w->n.replicas);
-    databases_close(w->n.databases, true);
+    databases_close(w->n.databases);
     epochs_close(w->n.epochs);
     sequencer_close(w->n.sequencer);
     rlog_close(w->n.rlog);
