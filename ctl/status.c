@@ -188,6 +188,9 @@ static void warn_node(struct warnings *w, const struct node *n, const struct nod
     if (i == 0 && field_u64(n->status, "databases.warnings", &count) && count)
         warn(w, TABLE_WARN, n->name, "%" PRIu64 " %s; `%s databases --url %s` shows more", count,
              count == 1 ? "database has a warning" : "databases have warnings", CTL_PROGRAM, n->url);
+    if (field_u64(n->status, "databases.others", &count) && count)
+        warn(w, TABLE_DIM, n->name, "%" PRIu64 " %s", count,
+             count == 1 ? "file is no SQLite database: kept here, not replicated" : "files are no SQLite databases: kept here, not replicated");
 }
 
 static void print_warnings(const struct nodes *ns, const struct screen *s)

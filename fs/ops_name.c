@@ -366,15 +366,28 @@ void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
 }
 
 /* EPERM is what link(2) and symlink(2) document for file systems without links. A link to a database would be a second name for the same
- * WAL, which SQLite does not survive either. */
+ * WAL, which SQLite does not survive either. Said once for each kind: whoever meets it finds out in the log why. */
+static void refuse_link(fuse_req_t req, fuse_ino_t parent, const char *name, const char *kind, int *said)
+{
+    struct fs *fs = fuse_req_userdata(req);
+    char path[FS_PATH_MAX + 1];
+    if (!__atomic_exchange_n(said, 1, __ATOMIC_RELAXED)) {
+        bool known = ops_child_path(fs, parent, name, path) == 0;
+        log_warn("ops", "%s: there are no %ss in this file system (EPERM); not said again", known ? path : name, kind);
+    }
+    fuse_reply_err(req, EPERM);
+}
+
 void op_symlink(fuse_req_t req, const char *link, fuse_ino_t parent, const char *name)
 {
-    (void)link, (void)parent, (void)name;
-    fuse_reply_err(req, EPERM);
+    static int said;
+    (void)link;
+    refuse_link(req, parent, name, "symbolic link", &said);
 }
 
 void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t newparent, const char *newname)
 {
-    (void)ino, (void)newparent, (void)newname;
-    fuse_reply_err(req, EPERM);
+    static int said;
+    (void)ino;
+    refuse_link(req, newparent, newname, "hard link", &said);
 }

@@ -108,7 +108,7 @@ void call_finish(struct call *c)
 
 struct totals {
     json_t *warnings;
-    json_int_t count, bytes, warned;
+    json_int_t count, bytes, others, warned;
 };
 
 static int add_database(void *ctx, struct database *db)
@@ -120,6 +120,7 @@ static int add_database(void *ctx, struct database *db)
         t->count++;
         t->bytes += (json_int_t)st->commit * st->page_size;
     }
+    t->others += db->state == DATABASE_OTHER;
     if (db->warning[0] && db->state != DATABASE_ABSENT && ++t->warned <= WARNINGS_MAX)
         json_array_append_new(t->warnings, json_sprintf("%s: %s", db->name, db->warning));
     pthread_mutex_unlock(&db->lock);
@@ -186,12 +187,12 @@ static void on_status(struct http_request *req, void *arg)
                           node_role_name(node_role(n)), "url", url, "primary", primary, "primary_url", primary_url, "epoch",
                           (json_int_t)last.epoch, "lsn", (json_int_t)last.lsn);
     json_t *more = json_pack(
-        "{s:{s:I,s:I},s:{s:I,s:I,s:I,s:I},s:o,s:b,s:s,s:s,s:b,s:I,s:i,s:{s:I,s:I,s:I},s:O,s:O,s:o,s:o}", "applied", "epoch",
+        "{s:{s:I,s:I},s:{s:I,s:I,s:I,s:I},s:o,s:b,s:s,s:s,s:b,s:I,s:i,s:{s:I,s:I,s:I,s:I},s:O,s:O,s:o,s:o}", "applied", "epoch",
         (json_int_t)applied.epoch, "lsn", (json_int_t)applied.lsn, "log", "first_lsn", (json_int_t)rlog_first(n->rlog), "last_lsn",
         (json_int_t)last.lsn, "durable_lsn", (json_int_t)rlog_durable(n->rlog), "bytes", (json_int_t)rlog_bytes(n->rlog), "lag_ms",
         lag_json(n), "connected", is_connected(n), "dir", n->config->dir, "data", n->config->data, "passthrough",
         (int)atomic_load(&n->passthrough), "uptime_s", (json_int_t)((now_ns() - n->start_ns) / 1000000000u), "pid", (int)getpid(),
-        "databases", "count", t.count, "bytes", t.bytes, "warnings", t.warned, "warnings", t.warnings, "replicas", replicas, "nodes",
+        "databases", "count", t.count, "bytes", t.bytes, "others", t.others, "warnings", t.warned, "warnings", t.warnings, "replicas", replicas, "nodes",
         node_list(n, url, replicas), "promotion", promotion_status(n));
     if (o && more)
         json_object_update(o, more);

@@ -22,7 +22,7 @@ static int check(struct database *db, const struct apply_tx *tx, struct sums_lis
     uint32_t pgno, lock = lock_pgno(tx->page_size);
     const uint8_t *page;
     int rc;
-    *wal_mode = old->wal_mode;
+    *wal_mode = tx->commit ? old->wal_mode : 0; /* a file of 0 bytes has no mode, and no WAL can say that a database has no pages */
     while ((rc = tx->next(tx->ctx, &pgno, &page, e)) > 0) {
         if (pgno > tx->commit || pgno == lock)
             continue;

@@ -67,15 +67,22 @@ static int set_sum(struct fetch *f, uint32_t pgno, const uint8_t *page, uint32_t
     return 0;
 }
 
+static bool all_zero(const uint8_t *p, size_t n)
+{
+    return n > 0 && p[0] == 0 && !memcmp(p, p + 1, n - 1);
+}
+
 static int flush_pages(struct fetch *f)
 {
     uint32_t first = f->chunk.pgno + f->chunk_done, n = (uint32_t)(f->buf_len / f->h.page_size);
+    bool hole = all_zero(f->buf, f->buf_len);
     for (uint32_t i = 0; i < n; i++) {
+        hole = hole && (first + i > f->sums_size || !f->sums[first + i - 1]); /* nothing was written there before */
         int rc = set_sum(f, first + i, f->buf + (size_t)i * f->h.page_size, f->h.page_size, &f->error);
         if (rc)
             return rc;
     }
-    ssize_t k = pwrite(f->fd, f->buf, f->buf_len, (off_t)(first - 1) * f->h.page_size);
+    ssize_t k = hole ? (ssize_t)f->buf_len : pwrite(f->fd, f->buf, f->buf_len, (off_t)(first - 1) * f->h.page_size);
     if (k != (ssize_t)f->buf_len)
         return err_errno(&f->error, k < 0 ? errno : ENOSPC, "write the image of %s", f->db->name);
     f->chunk_done += n;
