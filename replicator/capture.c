@@ -184,7 +184,7 @@ static void hurry(struct capture *c, struct capture_file *cf)
 static void hurry_files(struct capture *c, bool all)
 {
     struct capture_file *next;
-    all |= c->blind;
+    all = all || c->blind;
     for (struct capture_file *cf = all ? c->warm : NULL; cf; cf = next) {
         next = cf->next;
         hurry(c, cf);

@@ -55,7 +55,7 @@ static void watch_job(struct node *n, struct database *db, uint64_t arg)
     (void)db;
     if (dirwatch_add(n->capture->dirwatch, dir, &e) && e.code != -ENOENT && e.code != -ENOTDIR) {
         node_warn(n, "changes in %s/ will be noticed late: %s", dir, e.text);
-        __atomic_store_n(&n->capture->blind, true, __ATOMIC_RELAXED);
+        atomic_store(&n->capture->blind, true);
     }
     free(dir);
     capture_wake(n->capture);
@@ -120,7 +120,12 @@ void capture_closed(struct capture *c, const char *name)
     struct capture_file *cf = captures(c) ? capture_file_of(c, db) : NULL;
     if (!cf)
         return;
-    if (!cf->diff_ns && !walview_exists(c->node, db) && capture_file_differs(c, db))
+    bool known = !cf->unwatched;
+    cf->unwatched = false;
+    pthread_mutex_lock(&db->lock);
+    known |= database_dbstate(db)->file.ino != 0;
+    pthread_mutex_unlock(&db->lock);
+    if (!cf->diff_ns && !walview_exists(c->node, db) && (!known || capture_file_differs(c, db)))
         capture_main_changed(c, cf);
     if (cf->diff_ns)
         cf->diff_ns = now_ns();

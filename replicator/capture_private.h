@@ -33,7 +33,7 @@ struct capture {
     struct capture_wal *wal;
     /* capture thread only */
     struct capture_file *all, *hot, *busy, *warm;
-    bool blind; /* some directory could not be watched: whoever waits for a capture has every open database looked at */
+    atomic_bool blind; /* some directory could not be watched: whoever waits for a capture has every open database looked at */
     uint64_t round; /* counts rounds of the loop, from 1 */
     int hooks_fd;
     bool hooks_ready;
