@@ -217,7 +217,7 @@ void decide_response(struct decide *d, const struct decision *decision, const st
         add_staleness(position_state(d->tracker), out);
     if (decision->unknown && decision->hop > 0 && decision->verdict == DECIDE_LOCAL)
         add_text(out, SLICE("X-Edge-Position"), "unknown");
-    if (decision->degraded) {
+    if (decision->degraded && !(response && head_find_name(response, "x-edge-degraded"))) {
         snprintf(text, sizeof text, "%u", decision->degraded);
         add_text(out, SLICE("X-Edge-Degraded"), text);
     }

@@ -185,6 +185,10 @@ static bool drop_response_field(const void *arg, const struct head *h, const str
         return h->status < 200 || h->status == 204 || (ex && ex->down.body.decode);
     case HEAD_CONTENT_LENGTH:
         return h->status < 200 || h->status == 204;
+    case HEAD_SERVER_TIMING: /* the other proxy's view of it: this one's counts */
+        return ex && ex->forwarded && f->value_len > 7 && !memcmp(h->block + f->value, "edgefs;", 7);
+    case HEAD_OTHER: /* between proxies (decide.c) */
+        return ex && ex->forwarded && slice_equal_case(head_name(h, f), SLICE("x-edge-position"));
     default:
         return false;
     }

@@ -1,0 +1,249 @@
+"""Three nodes, an application on each that knows nothing of EdgeFS, and clients that go through the proxies: what somebody wrote is read
+everywhere at once, and stays so while nodes are behind or the primary moves."""
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import harness
+from harness import Cluster, EdgeTest, free_port, rounds, wait_until, within
+
+APP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "load", "kvapp.py")
+
+
+class Response:
+    def __init__(self, r):
+        self.status = r.status
+        self.headers = r.headers
+        self.body = r.read().decode()
+        self.position = r.headers.get("X-Write-Position")
+        cookies = [c for c in r.headers.get_all("Set-Cookie", []) if c.startswith("__edge_write_pos=")]
+        self.cookie = cookies[0].split(";")[0] if cookies else None
+        self.how = (r.headers.get("Server-Timing") or "").partition('desc="')[2].rstrip('"')
+
+    def __repr__(self):
+        return f"{self.status} {self.body!r} {dict(self.headers)}"
+
+
+class Client:
+    """One keep-alive connection to each proxy, and a cookie jar for the position."""
+
+    def __init__(self, ports):
+        self.connections = [http.client.HTTPConnection("127.0.0.1", p, timeout=30) for p in ports]
+        self.cookie = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for c in self.connections:
+            c.close()
+
+    def ask(self, i, method, path, body=None, headers=()):
+        headers = dict(headers)
+        if self.cookie:
+            headers.setdefault("Cookie", self.cookie)
+        self.connections[i].request(method, path, body, headers)
+        r = Response(self.connections[i].getresponse())
+        self.cookie = r.cookie or self.cookie
+        return r
+
+    def put(self, i, key, value, how="v"):
+        return self.ask(i, "POST", f"/{how}/{key}", str(value))
+
+    def get(self, i, key, headers=(), path="v"):
+        return self.ask(i, "GET", f"/{path}/{key}", headers=headers)
+
+
+@contextlib.contextmanager
+def proxied(n=3, entry="", **more):
+    """A cluster with the application and a proxy on each node. more: further entries, name → lines; cluster.ports[name] are their ports.
+    An entry's lines stand in a block mapping."""
+    with Cluster(n, start=False) as cluster:
+        entries = {"web": entry, **more}
+        cluster.ports = {name: [free_port() for _ in cluster.nodes] for name in entries}
+        targets = [free_port() for _ in cluster.nodes]
+        for i, node in enumerate(cluster.nodes):
+            lines = ["proxy:"]
+            for name, text in entries.items():
+                peers = ", ".join(f"{m.name}: 'http://127.0.0.1:{p}'" for m, p in zip(cluster.nodes, cluster.ports[name]))
+                lines += [f"  - name: {name}", f"    listen: 127.0.0.1:{cluster.ports[name][i]}", f"    target: 127.0.0.1:{targets[i]}",
+                          f"    peers: {{{peers}}}"] + [f"    {line}" for line in text.splitlines()]
+            node.extra = "\n".join(lines) + "\n"
+            node.write_config()
+        cluster.start()
+        a = cluster.nodes[0]
+        with a.db("app.db") as db:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("CREATE TABLE kv (key TEXT PRIMARY KEY, value TEXT)")
+        cluster.sync()
+        apps = [subprocess.Popen([sys.executable, APP, node.path("app.db"), str(port), node.name]) for node, port in zip(cluster.nodes, targets)]
+        try:
+            for port in targets + sum(cluster.ports.values(), []):
+                wait_until(lambda p=port: answers(p), 15, f"somebody answers on port {port}")
+            for ports in cluster.ports.values():
+                for port in ports:
+                    wait_until(lambda p=port: health(p)[0] == 200, 15, lambda p=port: f"health of port {p}: {health(p)}")
+            yield cluster
+        finally:
+            for app in apps:
+                app.kill()
+                app.wait()
+
+
+def answers(port):
+    c = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        c.request("GET", "/v/none")
+        return c.getresponse().status == 404
+    except OSError:
+        return False
+    finally:
+        c.close()
+
+
+def health(port):
+    c = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        c.request("GET", "/edgefs/health")
+        r = c.getresponse()
+        return r.status, json.loads(r.read() or "{}")
+    except OSError as e:
+        return 0, str(e)
+    finally:
+        c.close()
+
+
+class ProxyPositions(EdgeTest):
+    @within(100)
+    def test_what_was_written_anywhere_is_read_everywhere_at_once(self):
+        with proxied() as cluster, Client(cluster.ports["web"]) as client:
+            rng = harness.seed("read your writes")
+            how = {}
+            for i in range(rounds(150)):
+                at = rng.randrange(3)
+                w = client.put(at, f"k{i % 7}", i)
+                self.assertEqual((w.status, w.headers["X-App"]), (200, "a"), w)
+                self.assertIsNotNone(w.position, w)
+                self.assertEqual(w.cookie, f"__edge_write_pos={w.position}")
+                self.assertEqual(w.how == "local", at == 0, w)
+                for k in rng.sample(range(3), 3):
+                    r = client.get(k, f"k{i % 7}")
+                    self.assertEqual((r.status, r.body), (200, str(i)), (i, at, k, r))
+                    self.assertIn(r.how, ("local", "waited", "forwarded"))
+                    if r.how == "forwarded":
+                        self.assertEqual((r.headers["X-Routed-To"], r.headers["X-Reason"], r.headers["X-App"]), ("primary", "replica-lag", "a"))
+                    else:
+                        self.assertEqual(r.headers["X-App"], "abc"[k])
+                    how[r.how] = how.get(r.how, 0) + 1
+            print(f"reads: {how}")
+            self.assertGreater(how["local"], 0)
+
+    @within(60)
+    def test_every_response_to_a_write_carries_a_position(self):
+        with proxied(2) as cluster, Client(cluster.ports["web"]) as client:
+            for at in (0, 1):
+                for how, status in (("fail", 500), ("move", 303), ("own", 200)):
+                    r = client.put(at, f"x-{how}-{at}", "1", how)
+                    self.assertEqual(r.status, status, r)
+                    self.assertIsNotNone(r.cookie, r)
+                    self.assertEqual(client.get(1, f"x-{how}-{at}").body, "1")
+                    if how == "own":
+                        self.assertIn("mine=1; Path=/x", r.headers.get_all("Set-Cookie"))
+            self.assertIsNone(client.get(0, "x-own-0").cookie, "reads carry none")
+            header = {"Cookie": "", "X-Read-After-Position": client.put(0, "h", "2").position}
+            self.assertEqual(client.get(1, "h", header).body, "2")
+            r = client.get(1, "h", {"Cookie": "__edge_write_pos=nonsense; __edge_write_pos=99999999999999999999-1", "X-Read-After-Position": "-"})
+            self.assertEqual((r.status, r.how), (200, "local"), r)
+
+    @within(60)
+    def test_a_replica_that_is_behind_is_waited_for_and_then_the_primary_answers(self):
+        with proxied(2, patient="max-wait: 30s") as cluster, Client(cluster.ports["web"]) as client, Client(cluster.ports["patient"]) as patient:
+            a, b = cluster.nodes
+            client.put(0, "k", "0")
+            self.assertEqual(client.get(1, "k").body, "0")
+            stopped = b.pid("replicator")
+            os.kill(stopped, signal.SIGSTOP)
+            try:
+                client.put(0, "k", "1")
+                r = client.get(1, "k")
+                self.assertEqual((r.body, r.how, r.headers["X-App"], r.headers["X-Routed-To"], r.headers["X-Reason"]),
+                                 ("1", "forwarded", "a", "primary", "replica-lag"), r)
+                r = client.put(1, "k", "2")  # writes do not need the replica at all
+                self.assertEqual((r.status, r.headers["X-App"]), (200, "a"), r)
+                patient.cookie = client.cookie
+                threading.Timer(0.3, os.kill, (stopped, signal.SIGCONT)).start()
+                r = patient.get(1, "k")
+                self.assertEqual((r.body, r.how, r.headers["X-App"]), ("2", "waited", "b"), r)
+            finally:
+                os.kill(stopped, signal.SIGCONT)
+            wait_until(lambda: client.get(1, "k").how == "local", 10, "the replica is up to date again")
+
+    @within(60)
+    def test_positions_that_do_not_exist_cost_their_inventor_only(self):
+        with proxied(2) as cluster, Client(cluster.ports["web"]) as client, Client(cluster.ports["web"]) as honest:
+            epoch, lsn = client.put(0, "k", "1").position.split("-")
+            made_up = {"Cookie": f"__edge_write_pos={epoch}-{int(lsn) + 1000000}"}
+            r = client.get(0, "k", made_up)
+            self.assertEqual((r.status, r.how), (200, "local"), "the primary knows that it does not exist")
+            r = client.get(1, "k", made_up)
+            self.assertEqual((r.status, r.how), (200, "forwarded"), r)
+            absurd = {"Cookie": f"__edge_write_pos={epoch}-18446744073709551615"}
+            self.assertEqual(client.get(1, "k", absurd).how, "local")
+            honest.cookie = client.cookie
+            self.assertEqual(honest.get(1, "k").body, "1")
+
+    @within(120)
+    def test_the_primary_moves_while_everybody_writes_and_nobody_notices(self):
+        with proxied() as cluster:
+            rng = harness.seed("promotions")
+            stop, errors, last = threading.Event(), [], {}
+
+            def user(number):
+                random = harness.seed(f"user {number}")
+                value = 0
+                with Client(cluster.ports["web"]) as client:
+                    while not stop.is_set() and not errors:
+                        at = random.randrange(3)
+                        w = client.put(at, f"u{number}", value + 1)
+                        if w.status != 200 or not w.cookie:
+                            errors.append((number, value, at, w))
+                            return
+                        value += 1
+                        last[number] = value
+                        for _ in range(3):
+                            k = random.randrange(3)
+                            r = client.get(k, f"u{number}")
+                            if (r.status, r.body) != (200, str(value)):
+                                errors.append((number, value, k, r))
+                                return
+
+            users = [threading.Thread(target=user, args=(i,)) for i in range(4)]
+            for u in users:
+                u.start()
+            pauses, primary = [], cluster.nodes[0]
+            try:
+                for _ in range(rounds(6)):
+                    done = sum(last.values())
+                    wait_until(lambda: errors or sum(last.values()) >= done + 20, 30, lambda: f"writes go on: {last}")
+                    target = rng.choice([n for n in cluster.nodes if n is not primary])
+                    wait_until(lambda: any(r["node"] == target.name and r["connected"] for r in primary.status()["replicas"]), 10,
+                               lambda: f"{target.name} follows {primary.name}")
+                    pauses.append(cluster.promote(target, via=primary)["pause_ms"])
+                    primary = target
+                done = sum(last.values())
+                wait_until(lambda: errors or sum(last.values()) >= done + 20, 30, lambda: f"writes go on: {last}")
+            finally:
+                stop.set()
+                for u in users:
+                    u.join()
+            print(f"writes: {last}, pauses: {pauses} ms")
+            self.assertEqual(errors, [])
+            cluster.sync()
+            for node in cluster.nodes:
+                self.assertEqual(dict(node.sql("app.db", "SELECT key, CAST(value AS INTEGER) FROM kv")), {f"u{k}": v for k, v in last.items()})
