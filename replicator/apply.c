@@ -15,6 +15,72 @@
 #define OPEN_RETRY_NS 5000000u
 #define IDLE_NS 5000000000u       /* files of a database that no application has open are closed after this */
 
+/* ---- the open files, last used first ---- */
+
+static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER; /* innermost but for trylock */
+static struct apply_file *newest, *oldest;
+static unsigned n_open;
+
+static void unlist(struct apply_file *f)
+{
+    *(f->prev ? &f->prev->next : &newest) = f->next;
+    *(f->next ? &f->next->prev : &oldest) = f->prev;
+    f->next = f->prev = NULL;
+    n_open--;
+}
+
+static void list_first(struct apply_file *f)
+{
+    f->prev = NULL;
+    f->next = newest;
+    *(newest ? &newest->prev : &oldest) = f;
+    newest = f;
+    n_open++;
+}
+
+static void used(struct apply_file *f)
+{
+    f->used_ns = now_ns();
+    pthread_mutex_lock(&list_lock);
+    if (newest != f) {
+        unlist(f);
+        list_first(f);
+    }
+    pthread_mutex_unlock(&list_lock);
+}
+
+/* Finds one to close that nobody has locked and no application has open, and locks it. NULL: none. */
+static struct database *take_oldest(void)
+{
+    struct database *found = NULL;
+    pthread_mutex_lock(&list_lock);
+    for (struct apply_file *f = oldest; f && !found && n_open > APPLY_OPEN_MAX; f = f->prev) {
+        if (pthread_mutex_trylock(&f->db->sqlite))
+            continue;
+        if (pthread_mutex_trylock(&f->db->lock)) {
+            pthread_mutex_unlock(&f->db->sqlite);
+        } else if (f->db->apps_open || !f->open) {
+            pthread_mutex_unlock(&f->db->lock);
+            pthread_mutex_unlock(&f->db->sqlite);
+        } else {
+            found = f->db;
+        }
+    }
+    pthread_mutex_unlock(&list_lock);
+    return found;
+}
+
+static void close_oldest(struct node *n)
+{
+    for (struct database *db; (db = take_oldest());) {
+        apply_file_close(n, db);
+        pthread_mutex_unlock(&db->lock);
+        pthread_mutex_unlock(&db->sqlite);
+    }
+}
+
+/* ---- opening and closing ---- */
+
 static int open_connection(struct node *n, struct database *db, struct apply_file *f, struct err *e)
 {
     _cleanup_free_ char *path = node_mount_path(n, db->name);
@@ -73,11 +139,14 @@ int apply_file_open(struct node *n, struct database *db, struct err *e)
         if (!db->apply)
             return err_errno(e, ENOMEM, "apply");
         db->apply->wal_fd = db->apply->fence.db_fd = db->apply->fence.shm_fd = -1;
+        db->apply->db = db;
     }
     struct apply_file *f = db->apply;
-    f->used_ns = now_ns();
-    if (f->open)
+    if (f->open) {
+        used(f);
         return 0;
+    }
+    f->used_ns = now_ns();
     f->checkpoint_at = 1000;
     int rc = file_is_wal_mode(n, db, &f->wal, e);
     if (rc)
@@ -99,8 +168,13 @@ int apply_file_open(struct node *n, struct database *db, struct err *e)
     if (!rc && f->wal && !database_load(n->databases, db, e))
         walview_say_size(n, db, f->index, f->fence.shm_fd, database_dbstate(db)->page_size, true);
     f->open = true;
+    pthread_mutex_lock(&list_lock);
+    list_first(f);
+    pthread_mutex_unlock(&list_lock);
     if (rc)
         apply_file_close(n, db);
+    else if (n_open > APPLY_OPEN_MAX) /* a stale look does no harm */
+        close_oldest(n);
     return rc;
 }
 
@@ -110,13 +184,19 @@ void apply_file_close(struct node *n, struct database *db)
     if (!f || !f->open)
         return;
     f->open = false;
+    pthread_mutex_lock(&list_lock);
+    unlist(f);
+    pthread_mutex_unlock(&list_lock);
     walindex_close(f->index);
     f->index = NULL;
     if (f->wal_fd >= 0)
         close(f->wal_fd);
     f->wal_fd = -1;
     fence_drop(n, db, &f->fence);
-    /* If nobody else has it open this copies the WAL into the database and removes it, as SQLite does. */
+    /* If nobody else has it open this copies the WAL into the database and removes it, as SQLite does. It need not wait for the disk: after a sudden
+     * stop of the machine nothing here is believed, and an orderly end makes all durable (startup.c). */
+    if (f->conn)
+        sqlite3_exec(f->conn, "PRAGMA synchronous=OFF", NULL, NULL, NULL);
     sqlite3_close(f->conn);
     f->conn = NULL;
     char name[LAYOUT_NAME_MAX + 8];
@@ -146,6 +226,8 @@ static void opening_job(struct node *n, struct database *db, uint64_t arg)
         bool regular = !fstatat(n->db_fd, db->name, &st, AT_SYMLINK_NOFOLLOW) && st.st_size > 0;
         if (regular && db->state != DATABASE_OTHER)
             rc = apply_file_open(n, db, &e);
+        if (!rc && db->state != DATABASE_OTHER && database_dbstate(db)->txid && !database_load(n->databases, db, &e) && sums_torn(db->sums))
+            rc = err_set(&e, ERR_AGAIN_LATER, "a change that was under way when replication was killed has yet to be entered again");
         if (rc == ERR_CORRUPT || rc == -ENOENT)
             rc = 0; /* not a database, or gone: the application will see for itself */
     }

@@ -8,7 +8,12 @@
 #include <sqlite3.h>
 #include <stdbool.h>
 
+/* Files of databases that no application has open are closed when they were not used for a while, and at once when more than this many are open. */
+#define APPLY_OPEN_MAX 64u
+
 struct apply_file {
+    struct database *db;
+    struct apply_file *next, *prev; /* of the open ones, last used first; guarded by the list's lock (apply.c) */
     bool open;
     bool wal;           /* WAL mode: index, wal_fd are open */
     struct fence fence;

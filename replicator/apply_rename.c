@@ -61,6 +61,9 @@ static int move_open(struct node *n, struct database *from, struct database *to,
     struct apply_file *other = to->apply;
     to->apply = f;
     from->apply = other;
+    f->db = to;
+    if (other)
+        other->db = from;
     fence_rename(n, from, to, &f->fence);
     if (f->wal) { /* the connection knows the WAL by its old name */
         sqlite3_close(f->conn);

@@ -5,8 +5,10 @@
 #include "lib/log.h"
 #include "lib/util.h"
 #include "replicator/metrics.h"
+#include "replicator/walview.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 
 struct sums_list {
     struct apply_sum *v;
@@ -71,11 +73,54 @@ static int leave_wal(struct node *n, struct database *db, struct err *e)
     return 0;
 }
 
+#define HOT_NS 1000000000u
+
+/* Nobody has it open, and it was not changed just now: not worth opening a WAL for. (Its first open by an application waits in edgefs-fs for us, and takes
+ * db->lock.) */
+static bool idle(struct node *n, const struct database *db)
+{
+    const struct apply_file *f = db->apply;
+    return !db->apps_open && !(f && f->open) && !(f && now_ns() - f->used_ns < HOT_NS) && !walview_exists(n, db);
+}
+
+/* Pages go into the file itself. Killed in between: the sidecar says so, nobody is let in before the record was entered again. */
+static int write_idle(struct node *n, struct database *db, const struct apply_tx *tx, struct err *e)
+{
+    if (!db->apply) {
+        db->apply = calloc(1, sizeof *db->apply);
+        if (!db->apply)
+            return err_errno(e, ENOMEM, "apply");
+        db->apply->wal_fd = db->apply->fence.db_fd = db->apply->fence.shm_fd = -1;
+        db->apply->db = db;
+    }
+    struct apply_file *f = db->apply;
+    f->fence.db_fd = openat(n->mount_fd, db->name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    if (f->fence.db_fd < 0)
+        return err_errno(e, errno, "open %s", db->name);
+    struct stat st;
+    off_t size = (off_t)tx->commit * tx->page_size;
+    int rc = 0;
+    if (!fstat(f->fence.db_fd, &st) && st.st_size < size) /* a full disk shows before anything was changed */
+        rc = -posix_fallocate(f->fence.db_fd, st.st_size, size - st.st_size);
+    if (rc) {
+        rc = err_errno(e, -rc, "grow %s to %lld bytes", db->name, (long long)size);
+    } else {
+        sums_mark_torn(db->sums);
+        rc = apply_inplace_write(n, db, tx, e);
+    }
+    close(f->fence.db_fd);
+    f->fence.db_fd = -1;
+    f->used_ns = now_ns();
+    return rc;
+}
+
 static int write_tx(struct node *n, struct database *db, const struct apply_tx *tx, uint32_t wal_mode, struct dbstate *st,
                     struct err *e)
 {
     if (faccessat(n->db_fd, db->name, F_OK, AT_SYMLINK_NOFOLLOW))
         return apply_create(n, db, tx, e);
+    if (idle(n, db))
+        return write_idle(n, db, tx, e);
     int rc = apply_file_open(n, db, e);
     if (rc)
         return rc;
@@ -121,6 +166,10 @@ static int run_locked(struct node *n, struct database *db, const struct apply_tx
         rc = sums_reserve(db->sums, tx->commit, e);
     if (!rc)
         rc = write_tx(n, db, tx, st.wal_mode, &st, e);
+    if (!rc && !(db->apply && db->apply->open) && !walview_exists(n, db)) {
+        st.wal_salt1 = st.wal_salt2 = st.wal_frame = 0;
+        st.file = database_stamp(n->db_fd, db->name);
+    }
     if (!rc) /* killed before this line: the log has the record, and it is entered again */
         rc = sums_begin(db->sums, tx->first_lsn, tx->last_lsn, tx->commit, e);
     if (!rc) {

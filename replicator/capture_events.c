@@ -201,11 +201,12 @@ static void take_hooks(struct capture *c)
         }
         if (m.kind == HOOK_HELLO) {
             atomic_store(&c->node->passthrough, (m.flags & 1) != 0);
-            capture_forget_opens(c);
+            capture_opens_begin(c);
             if (m.value != HOOKS_VERSION)
                 log_error("capture", "edgefs-fs speaks version %" PRIu64 " of the hook protocol, this is version %d: use `edgefs upgrade`",
                           m.value, HOOKS_VERSION);
         } else if (m.kind == HOOK_SYNCED) {
+            capture_opens_end(c);
             capture_rescan(c); /* whatever happened before we were connected */
         } else if (m.id) {
             on_hook(c, &m, path);

@@ -101,6 +101,7 @@ void capture_opened(struct capture *c, const char *name)
     if (!db)
         return;
     bool watched = dirwatch_active(c->dirwatch, name);
+    db->opens_told = c->opens_told;
     set_open(c, db, true);
     struct capture_file *cf = captures(c) ? capture_file_of(c, db) : NULL;
     if (!cf)
@@ -132,20 +133,25 @@ void capture_closed(struct capture *c, const char *name)
     capture_dirty(c, cf, true);
 }
 
-static int forget_open(void *ctx, struct database *db)
+static int close_unless_told(void *ctx, struct database *db)
 {
-    (void)ctx;
+    struct capture *c = ctx;
     pthread_mutex_lock(&db->lock);
-    db->apps_open = false;
+    bool stale = (db->apps_open || db->watched) && db->opens_told != c->opens_told;
     pthread_mutex_unlock(&db->lock);
-    db->watched = false;
+    if (stale)
+        capture_closed(c, db->name);
     return 0;
 }
 
-void capture_forget_opens(struct capture *c)
+void capture_opens_begin(struct capture *c)
 {
-    databases_each(c->node->databases, forget_open, NULL);
-    dirwatch_release_all(c->dirwatch);
+    c->opens_told++;
+}
+
+void capture_opens_end(struct capture *c)
+{
+    databases_each(c->node->databases, close_unless_told, c);
 }
 
 void capture_fresh_watches(struct capture *c)
@@ -258,6 +264,7 @@ static void rename_database(struct capture *c, struct database *from, struct dat
 {
     struct err e;
     bool was_open = from->watched;
+    to->opens_told = c->opens_told;
     set_open(c, from, false);
     set_open(c, to, was_open); /* whoever has the old file of that name open has a file without a name now */
     struct capture_file *cf = capture_file_of(c, from), *ct = capture_file_of(c, to);
@@ -480,6 +487,13 @@ static void look_at_file(struct rescan *r, const char *path)
     pthread_mutex_unlock(&db->lock);
     if (new && renamed_unseen(r, db, &now))
         return;
+    pthread_mutex_lock(&db->lock);
+    bool open = db->apps_open;
+    pthread_mutex_unlock(&db->lock);
+    if (open != db->watched) { /* renamed while this node was a replica */
+        db->opens_told = c->opens_told;
+        set_open(c, db, open);
+    }
     bool changed = unknown || (!in_wal && capture_file_differs(c, db));
     if (!changed && !in_wal && !db->watched && !db->capture)
         return; /* idle, and as it should be */

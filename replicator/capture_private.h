@@ -37,6 +37,7 @@ struct capture {
     uint64_t round; /* counts rounds of the loop, from 1 */
     int hooks_fd;
     bool hooks_ready;
+    uint32_t opens_told; /* +1 with each connection: see capture_opens_begin */
     bool positions_ready;
     struct capture_ask *asks;
     uint64_t reconnect_ns, rescan_ns; /* rescan_ns 0: none is due */
@@ -103,8 +104,9 @@ void capture_exchanged(struct capture *c, const char *one, const char *other);
 /* Applications have a database open (their first open, their last close). */
 void capture_opened(struct capture *c, const char *name);
 void capture_closed(struct capture *c, const char *name);
-/* edgefs-fs is a new one: it says anew what is open. */
-void capture_forget_opens(struct capture *c);
+/* The connection to edgefs-fs is new: it says what is open, and what it does not say has been closed meanwhile. */
+void capture_opens_begin(struct capture *c);
+void capture_opens_end(struct capture *c);
 /* Directories whose watch has just begun: whatever happened in them before is looked for. */
 void capture_fresh_watches(struct capture *c);
 /* True if the file is not the one that the state describes, as far as can be told without reading it. Asked while no WAL is open. */

@@ -258,6 +258,18 @@ static int list_all_frames(struct capture_wal *c, const struct wal_header *h, st
     return 0;
 }
 
+/* True if the database file has every page as the list says: whoever removes the WAL has copied all of it. */
+static bool in_file(struct capture_wal *c, const struct tx *tx)
+{
+    for (uint32_t i = 0; i < tx->n_pages; i++) {
+        off_t at = (off_t)(tx->pages[i].pgno - 1) * c->page_size;
+        if (tx->pages[i].pgno <= tx->commit && (pread(c->db_fd, c->page, c->page_size, at) != (ssize_t)c->page_size ||
+                                                page_checksum(tx->pages[i].pgno, c->page, c->page_size) != tx->pages[i].sum))
+            return false;
+    }
+    return true;
+}
+
 int capture_wal_closed(struct capture_wal *c, struct node *n, struct database *db, struct err *e)
 {
     const struct dbstate *old = database_dbstate(db);
@@ -295,6 +307,13 @@ int capture_wal_closed(struct capture_wal *c, struct node *n, struct database *d
     bool changed = tx.commit != old->commit;
     for (uint32_t i = 0; i < tx.n_pages && !changed; i++)
         changed = sums_get(db->sums, tx.pages[i].pgno) != tx.pages[i].sum;
+    bool whole = !rc && in_file(c, &tx);
     /* Nothing new: it had been captured while it was mapped. */
-    return rc || !changed ? rc : tx_record(n, db, &tx, c->enc, e);
+    if (!rc && changed)
+        rc = tx_record(n, db, &tx, c->enc, e);
+    if (!rc && whole) {
+        struct filestamp now = database_stamp(n->db_fd, db->name);
+        database_settle(n->databases, db, &now);
+    }
+    return rc;
 }

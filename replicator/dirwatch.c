@@ -158,16 +158,6 @@ void dirwatch_release(struct dirwatch *d, const char *path)
     pthread_mutex_unlock(&d->lock);
 }
 
-void dirwatch_release_all(struct dirwatch *d)
-{
-    struct watch *w, *next;
-    pthread_mutex_lock(&d->lock);
-    HASH_ITER(by_path, d->paths, w, next)
-        w->holds = 0;
-    trim(d);
-    pthread_mutex_unlock(&d->lock);
-}
-
 void dirwatch_renamed(struct dirwatch *d, const char *from, const char *to)
 {
     struct watch *w, *next, *other;

@@ -19,8 +19,6 @@ int dirwatch_fd(const struct dirwatch *d);
  * is to be called by a thread that may call into the mount. Any thread. */
 bool dirwatch_hold(struct dirwatch *d, const char *path, char *dir);
 void dirwatch_release(struct dirwatch *d, const char *path);
-/* Lets go of all holds. */
-void dirwatch_release_all(struct dirwatch *d);
 /* A directory was renamed: the watches below it keep working under their new names. */
 void dirwatch_renamed(struct dirwatch *d, const char *from, const char *to);
 
