@@ -117,9 +117,8 @@ ssize_t transport_recv(struct transport *t, void *p, size_t n)
             t->can_read = false;
         return got;
     }
-    if (got == 0) {
+    if (got == 0) { /* an end stays readable */
         t->peer_closed = true;
-        t->can_read = false;
         return 0;
     }
     if (errno == EAGAIN || errno == EINTR) {

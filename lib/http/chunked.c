@@ -46,6 +46,30 @@ static int size_byte(struct http_chunked *c, uint8_t b)
     return 0;
 }
 
+/* What nobody may say behind a body. */
+static const char *const refused_names[] = {"content-length", "transfer-encoding", "host", "connection", "upgrade", "te", "trailer"};
+#define REFUSED_NAMES (sizeof refused_names / sizeof refused_names[0])
+
+/* One byte of a trailer's name. */
+static void follow_name(struct http_chunked *c, uint8_t b)
+{
+    uint8_t lower = b >= 'A' && b <= 'Z' ? (uint8_t)(b | 0x20) : b;
+    for (unsigned i = 0; c->names && i < REFUSED_NAMES; i++)
+        if ((c->names >> i & 1) && (uint8_t)refused_names[i][c->name_len] != lower)
+            c->names = (uint8_t)(c->names & ~(1u << i));
+    if (c->name_len < UINT8_MAX)
+        c->name_len++;
+}
+
+/* Whether the name that has just ended is one of them. */
+static int name_refused(const struct http_chunked *c)
+{
+    for (unsigned i = 0; i < REFUSED_NAMES; i++)
+        if ((c->names >> i & 1) && !refused_names[i][c->name_len])
+            return 1;
+    return 0;
+}
+
 /* One byte of a line around data or of the trailer section. 0, 1: the body is complete, -1: bad. */
 static int framing_byte(struct http_chunked *c, uint8_t b)
 {
@@ -75,10 +99,17 @@ static int framing_byte(struct http_chunked *c, uint8_t b)
         return b == '\n' ? 0 : bad(c, "carriage return without line feed after a chunk");
     case TRAILER_FIRST:
         c->state = b == '\r' ? END_LF : TRAILER_NAME;
+        c->names = (1u << REFUSED_NAMES) - 1;
+        c->name_len = 0;
+        follow_name(c, b);
         return b == '\r' || http_is_token(b) ? 0 : bad(c, "bad trailer line");
     case TRAILER_NAME:
+        if (b == ':' && name_refused(c))
+            return bad(c, "a field among the trailers that must not be there");
         if (b == ':')
             c->state = TRAILER_VALUE;
+        else
+            follow_name(c, b);
         return b == ':' || http_is_token(b) ? 0 : bad(c, "bad character in a trailer name");
     case TRAILER_VALUE:
         if (b == '\r')

@@ -1,5 +1,6 @@
 /* Decoder for Transfer-Encoding: chunked (RFC 9112 §7.1), strict: CRLF line ends only, no white space around sizes, at most 15
- * hexadecimal digits, extensions and trailers bounded and checked, both dropped. llhttp's own decoder is not used for bodies because it
+ * hexadecimal digits, extensions and trailers bounded and checked, both dropped; fields that say where a message ends or whom it is for are refused
+ * as trailers (RFC 9110 §6.5.1). llhttp's own decoder is not used for bodies because it
  * is laxer. Fed byte runs of any size; allocates nothing. */
 #ifndef EDGEFS_HTTP_CHUNKED_H
 #define EDGEFS_HTTP_CHUNKED_H
@@ -13,6 +14,8 @@
 struct http_chunked {
     uint8_t state;
     uint8_t digits;
+    uint8_t name_len; /* of the trailer field that is being read, up to 255 */
+    uint8_t names;    /* bits of the refused names that it may still become */
     uint32_t extra;     /* bytes of extensions so far */
     uint32_t trailer;   /* bytes of trailers so far */
     uint64_t left;      /* bytes of the current chunk's data to come */

@@ -212,8 +212,29 @@ static void chunked_decoder_bounds_extensions_and_trailers(void **state)
     assert_int_equal(chunked_whole(buf, n, 0, body, &len, &used), -1);
     n = (size_t)snprintf(buf, sizeof buf, "0\r\n");
     while (n < 60000)
-        n += (size_t)snprintf(buf + n, sizeof buf - n, "Trailer: value\r\n");
+        n += (size_t)snprintf(buf + n, sizeof buf - n, "X-Trailer: value\r\n");
     assert_int_equal(chunked_whole(buf, n, 0, out, &len, &used), -1);
+}
+
+static void trailers_that_say_where_messages_end_are_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        int good;
+    } t[] = {
+        {"0\r\nX-Sum: 1\r\n\r\n", 1},        {"0\r\nContent-Length: 1\r\n\r\n", 0}, {"0\r\ntransfer-ENCODING: x\r\n\r\n", 0},
+        {"0\r\nHost: a\r\n\r\n", 0},         {"0\r\nHos: a\r\n\r\n", 1},           {"0\r\nHosts: a\r\n\r\n", 1},
+        {"0\r\nContent-Length-X: 1\r\n\r\n", 1}, {"0\r\nA: 1\r\nTE: a\r\n\r\n", 0},
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(t); i++)
+        for (size_t cut = 1; cut <= strlen(t[i].text); cut++) {
+            char buf[128], out[64];
+            size_t len, used;
+            strcpy(buf, t[i].text);
+            if (chunked_whole(buf, strlen(buf), cut, out, &len, &used) != (t[i].good ? 1 : -1))
+                fail_msg("%s, cut at %zu", t[i].text, cut);
+        }
 }
 
 static void targets_are_decoded_once_and_checked(void **state)
@@ -374,6 +395,7 @@ int main(void)
         cmocka_unit_test(guard_limits_are_exact),
         cmocka_unit_test(chunked_decoder_is_strict_however_bytes_are_cut),
         cmocka_unit_test(chunked_decoder_bounds_extensions_and_trailers),
+        cmocka_unit_test(trailers_that_say_where_messages_end_are_refused),
         cmocka_unit_test(targets_are_decoded_once_and_checked),
         cmocka_unit_test(target_buffer_is_large_enough),
         cmocka_unit_test(routes_match_longest_first),

@@ -1,0 +1,215 @@
+/* One direction of an exchange over socket pairs: back-pressure, where bodies end, what is held while nothing happens. */
+#include "http-proxy/engine.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+struct side {
+    struct transport t;
+    int other; /* our end of the pair */
+};
+
+static struct event_base *base;
+static struct side from, to;
+
+static void nothing(struct transport *t)
+{
+    (void)t;
+}
+
+static void open_side(struct side *s)
+{
+    int fd[2];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fd), 0);
+    assert_int_equal(transport_open(&s->t, base, fd[0], NULL, false, nothing), 0);
+    s->other = fd[1];
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    base = event_base_new();
+    open_side(&from);
+    open_side(&to);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    transport_close(&from.t, false);
+    transport_close(&to.t, false);
+    if (from.other >= 0)
+        close(from.other);
+    if (to.other >= 0)
+        close(to.other);
+    event_base_free(base);
+    return 0;
+}
+
+static void events(void)
+{
+    assert_true(event_base_loop(base, EVLOOP_NONBLOCK) >= 0);
+}
+
+static void put(const char *text)
+{
+    assert_int_equal(write(from.other, text, strlen(text)), strlen(text));
+    events();
+}
+
+static void got(const char *text)
+{
+    char buf[256];
+    ssize_t n = read(to.other, buf, sizeof buf);
+    if (n != (ssize_t)strlen(text) || memcmp(buf, text, (size_t)n) != 0)
+        fail_msg("\"%.*s\" instead of \"%s\"", (int)MAX(n, 0), buf, text);
+}
+
+static struct flow begin(enum head_body kind, uint64_t length)
+{
+    struct flow f = {0};
+    body_begin(&f.body, kind, length);
+    return f;
+}
+
+static void a_sized_body_ends_after_its_last_byte(void **state)
+{
+    (void)state;
+    struct flow f = begin(HEAD_BODY_LENGTH, 5);
+    put("abc");
+    assert_int_equal(flow_pump(&f, &from.t, &to.t, NULL, NULL), FLOW_WAIT);
+    assert_null(f.buf); /* nothing is held while it waits */
+    got("abc");
+    put("deNEXT");
+    assert_int_equal(flow_pump(&f, &from.t, &to.t, NULL, NULL), FLOW_DONE);
+    got("de");
+    assert_int_equal(f.len - f.end, 4);
+    assert_memory_equal(f.buf->data + f.end, "NEXT", 4);
+    flow_clear(&f);
+    assert_int_equal(buf_in_use(), 0);
+}
+
+static void chunks_are_passed_on_as_they_are_or_decoded(void **state)
+{
+    (void)state;
+    static const char body[] = "3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nX-Sum: 1\r\n\r\n";
+    for (int decode = 0; decode < 2; decode++) {
+        struct flow f = begin(HEAD_BODY_CHUNKED, 0);
+        f.body.decode = decode;
+        put(body);
+        put("NEXT");
+        assert_int_equal(flow_pump(&f, &from.t, &to.t, NULL, NULL), FLOW_DONE);
+        got(decode ? "abcde" : body);
+        assert_int_equal(f.len - f.end, 4);
+        assert_memory_equal(f.buf->data + f.end, "NEXT", 4);
+        flow_clear(&f);
+    }
+    struct flow f = begin(HEAD_BODY_CHUNKED, 0);
+    put("3\r\nabcX");
+    assert_int_equal(flow_pump(&f, &from.t, &to.t, NULL, NULL), FLOW_BAD);
+    flow_clear(&f);
+}
+
+static void the_end_of_the_source_means_what_the_framing_says(void **state)
+{
+    (void)state;
+    struct flow f = begin(HEAD_BODY_TO_EOF, 0);
+    put("abc");
+    close(from.other);
+    from.other = -1;
+    events();
+    assert_int_equal(flow_pump(&f, &from.t, &to.t, NULL, NULL), FLOW_DONE);
+    got("abc");
+    flow_clear(&f);
+    f = begin(HEAD_BODY_LENGTH, 1);
+    assert_int_equal(flow_pump(&f, &from.t, &to.t, NULL, NULL), FLOW_TRUNCATED);
+    flow_clear(&f);
+}
+
+/* A sink that does not read stops the source: what is on its way stays bounded. */
+static void a_sink_that_does_not_read_stops_the_source(void **state)
+{
+    (void)state;
+    enum { TOTAL = 8 << 20 };
+    static char block[64 << 10], in[64 << 10];
+    struct flow f = begin(HEAD_BODY_LENGTH, TOTAL);
+    size_t written = 0, seen = 0, stalled = 0;
+    while (stalled < 3) {
+        ssize_t n = write(from.other, block, sizeof block);
+        written += n > 0 ? (size_t)n : 0;
+        events();
+        enum flow_result r = flow_pump(&f, &from.t, &to.t, NULL, NULL);
+        assert_true(r == FLOW_WAIT || r == FLOW_AGAIN);
+        stalled = n < 0 && r == FLOW_WAIT ? stalled + 1 : 0;
+    }
+    assert_true(written < 2 << 20);
+    assert_true(flow_pending(&f));
+    assert_true(f.buf->size <= BUF_LARGE);
+    while (seen < TOTAL) {
+        ssize_t n = read(to.other, in, sizeof in);
+        for (ssize_t i = 0; i < n; i++)
+            if (in[i])
+                fail_msg("byte %zd", i);
+        seen += n > 0 ? (size_t)n : 0;
+        if (written < TOTAL) {
+            n = write(from.other, block, MIN(sizeof block, (size_t)TOTAL - written));
+            written += n > 0 ? (size_t)n : 0;
+        }
+        events();
+        enum flow_result r = flow_pump(&f, &from.t, &to.t, NULL, NULL);
+        assert_true(r == FLOW_WAIT || r == FLOW_AGAIN || r == FLOW_DONE);
+    }
+    assert_int_equal(seen, TOTAL);
+    assert_int_equal(flow_pump(&f, &from.t, &to.t, NULL, NULL), FLOW_DONE);
+    flow_clear(&f);
+    assert_int_equal(buf_in_use(), 0);
+}
+
+static void a_head_goes_with_the_body_that_is_there(void **state)
+{
+    (void)state;
+    struct flow f = begin(HEAD_BODY_LENGTH, 2);
+    f.head = buf_get(BUF_SMALL);
+    memcpy(f.head->data, "HEAD", 4);
+    f.head_len = 4;
+    f.mid = "kept";
+    f.mid_n = 4;
+    f.body.left = 2;
+    put("ab");
+    assert_int_equal(flow_pump(&f, &from.t, &to.t, NULL, NULL), FLOW_DONE);
+    got("HEADkeptab");
+    assert_int_equal(f.bytes, 10);
+    flow_clear(&f);
+}
+
+/* The end may arrive with the last bytes: no further event tells of it. */
+static void an_end_that_came_with_the_last_bytes_is_seen(void **state)
+{
+    (void)state;
+    struct flow f = begin(HEAD_BODY_TO_EOF, 0);
+    assert_int_equal(write(from.other, "abc", 3), 3);
+    assert_int_equal(shutdown(from.other, SHUT_WR), 0);
+    events();
+    assert_int_equal(flow_pump(&f, &from.t, &to.t, NULL, NULL), FLOW_DONE);
+    got("abc");
+    flow_clear(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(a_sized_body_ends_after_its_last_byte, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(chunks_are_passed_on_as_they_are_or_decoded, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(the_end_of_the_source_means_what_the_framing_says, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_sink_that_does_not_read_stops_the_source, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_head_goes_with_the_body_that_is_there, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(an_end_that_came_with_the_last_bytes_is_seen, set_up, tear_down),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
