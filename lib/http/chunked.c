@@ -47,7 +47,7 @@ static int size_byte(struct http_chunked *c, uint8_t b)
 }
 
 /* What nobody may say behind a body. */
-static const char *const refused_names[] = {"content-length", "transfer-encoding", "host", "connection", "upgrade", "te", "trailer"};
+static const char *const refused_names[] = {"content-length", "transfer-encoding", "host", "connection", "upgrade"};
 #define REFUSED_NAMES (sizeof refused_names / sizeof refused_names[0])
 
 /* One byte of a trailer's name. */
