@@ -94,11 +94,22 @@ void answer(struct exchange *ex, int status, const char *text)
     answer_body(ex, status, "text/plain; charset=utf-8", body, (size_t)MIN(n, (int)sizeof body - 1));
 }
 
+/* Numbers about everybody's requests are for this machine, and for whom the configuration trusts. */
+static bool may_see_metrics(const struct exchange *ex)
+{
+    const struct sockaddr_storage *p = &ex->c->peer;
+    const struct sockaddr_in *v4 = (const void *)p;
+    const struct sockaddr_in6 *v6 = (const void *)p;
+    bool loopback = (p->ss_family == AF_INET && ntohl(v4->sin_addr.s_addr) >> 24 == 127) ||
+                    (p->ss_family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr));
+    return ex->app->c->metrics && (loopback || trust_has(ex->app->trust, p));
+}
+
 bool answer_own(struct exchange *ex)
 {
     struct engine *e = ex->c->e;
     bool health = slice_equal(ex->req.path, SLICE("/edgefs/health"));
-    bool metrics = slice_equal(ex->req.path, SLICE("/edgefs/metrics")) && ex->app->c->metrics;
+    bool metrics = slice_equal(ex->req.path, SLICE("/edgefs/metrics")) && may_see_metrics(ex);
     if (!health && !metrics)
         return false;
     ex->outcome = PROXY_OUTCOME_OWN;

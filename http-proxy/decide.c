@@ -3,6 +3,7 @@
 #include "http-proxy/cookie.h"
 #include "http-proxy/credit.h"
 #include "http-proxy/degrade.h"
+#include "http-proxy/metrics.h"
 #include "http-proxy/route.h"
 #include "http-proxy/rules.h"
 #include "lib/util.h"
@@ -19,7 +20,6 @@ struct decide {
     struct position_tracker *tracker;
     struct degrade *degrade;
     struct credit *credit;
-    struct decide_counts counts;
 };
 
 int decide_open(const struct config *config, const struct config_proxy *app, struct position_tracker *t, struct degrade *g,
@@ -44,11 +44,6 @@ void decide_close(struct decide *d)
         return;
     credit_close(d->credit);
     free(d);
-}
-
-const struct decide_counts *decide_counts(const struct decide *d)
-{
-    return &d->counts;
 }
 
 static uint64_t now_ms(void)
@@ -122,8 +117,8 @@ static void gather(struct decide *d, const struct head *request, bool first, str
         f->want = (struct position){0};
     }
     if (first) {
-        d->counts.malformed += malformed;
-        d->counts.with_position += f->want.epoch != 0;
+        proxy_count(PROXY_COUNT_POSITIONS_IGNORED, malformed);
+        proxy_count(PROXY_COUNT_POSITIONS, f->want.epoch != 0);
     }
     f->stale_ok = in_list(&d->app->stale_ok, request->path);
     f->max_stale_ms = max_stale_ms(request);

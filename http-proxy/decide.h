@@ -53,16 +53,10 @@ enum decide_event {
     DECIDE_EV_REPLAY,    /* the application answered with fly-replay: now FORWARD it, or LOCAL if this is the primary */
 };
 
-struct decide_counts { /* since the entry was opened */
-    uint64_t with_position; /* reads that demanded one */
-    uint64_t malformed;     /* positions that were ignored: not readable, or beyond anything that can exist */
-};
-
 /* Rules of one entry. The configuration must outlive it. hop: 0 for a client's request. */
 int decide_open(const struct config *config, const struct config_proxy *app, struct position_tracker *t, struct degrade *g,
                 struct decide **out, struct err *e);
 void decide_close(struct decide *d);
-const struct decide_counts *decide_counts(const struct decide *d);
 
 /* The first decision; sets all of *out but `client`. hop: how often other proxies of the cluster forwarded it already (Edgefs-Hop; 0: it comes from a client). */
 void decide_request(struct decide *d, const struct head *request, unsigned hop, struct decision *out);

@@ -39,6 +39,32 @@ struct proxy_exchange {
     bool upstream_reused;            /* a pooled connection served it */
 };
 
+/* What modules count: X(id, name, help). One array for the process; the event loop's thread. */
+#define PROXY_COUNTERS(X)                                                                                                                  \
+    X(POSITIONS, "edgefs_proxy_positions_total", "Reads that demanded a position.")                                                        \
+    X(POSITIONS_IGNORED, "edgefs_proxy_positions_ignored_total", "Positions that could not be read, or cannot exist.")                     \
+    X(CACHE_HITS, "edgefs_proxy_cache_hits_total", "Responses from the cache, fresh.")                                                     \
+    X(CACHE_STALE, "edgefs_proxy_cache_stale_total", "Responses from the cache while another request revalidated them.")                   \
+    X(CACHE_MISSES, "edgefs_proxy_cache_misses_total", "Requests for a cached route that the cache could not answer.")                     \
+    X(CACHE_SHARED, "edgefs_proxy_cache_shared_total", "Requests that waited for another one's response.")                                 \
+    X(CACHE_STORED, "edgefs_proxy_cache_stored_total", "Responses that were stored.")                                                      \
+    X(CACHE_CHANGED, "edgefs_proxy_cache_changed_total", "Stored responses dropped because a database of their route changed.")            \
+    X(CACHE_EVICTED, "edgefs_proxy_cache_evicted_total", "Stored responses dropped for room.")                                             \
+    X(LOG_DROPPED, "edgefs_proxy_access_log_dropped_total", "Lines of the access log that were dropped because it was not written fast "   \
+                                                            "enough.")
+
+enum proxy_counter {
+#define X(id, name, help) PROXY_COUNT_##id,
+    PROXY_COUNTERS(X)
+#undef X
+        PROXY_COUNT_N
+};
+extern uint64_t proxy_counters[PROXY_COUNT_N];
+static inline void proxy_count(enum proxy_counter c, uint64_t n)
+{
+    proxy_counters[c] += n;
+}
+
 int proxy_metrics_open(struct proxy_metrics **out, struct err *e);
 void proxy_metrics_close(struct proxy_metrics *m);
 /* On the hot path: no allocation, no formatting. */
@@ -47,7 +73,7 @@ void proxy_metrics_record(struct proxy_metrics *m, const struct proxy_exchange *
 /* Gauges that the engine keeps and metrics show. */
 struct proxy_gauges {
     uint64_t clients, clients_idle, upstreams, upstreams_idle, peers, peers_idle, parked, tunnels, accepted, connects, connect_failures,
-        retries, buffers;
+        retries, buffers, cache_bytes, cache_entries;
 };
 struct proxy_gauges *proxy_metrics_gauges(struct proxy_metrics *m);
 

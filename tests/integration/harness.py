@@ -28,7 +28,7 @@ EDGEFS = os.path.join(BUILD, "edgefs")
 CTL = os.path.join(BUILD, "edgefs-ctl")
 LONG = os.environ.get("LONG", "0") not in ("", "0")
 
-PROGRAMS = {"edgefs": "launcher", "edgefs-fs": "fs", "edgefs-replicator": "replicator"}
+PROGRAMS = {"edgefs": "launcher", "edgefs-fs": "fs", "edgefs-replicator": "replicator", "edgefs-proxy": "proxy"}
 READY_SECONDS = 20
 STOP_SECONDS = 15
 

@@ -82,8 +82,19 @@ def proxied(n=3, entry="", **more):
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("CREATE TABLE kv (key TEXT PRIMARY KEY, value TEXT)")
         cluster.sync()
-        apps = [subprocess.Popen([sys.executable, APP, node.path("app.db"), str(port), node.name]) for node, port in zip(cluster.nodes, targets)]
+        apps = [None] * n
+
+        def start_app(i):
+            apps[i] = subprocess.Popen([sys.executable, APP, cluster.nodes[i].path("app.db"), str(targets[i]), cluster.nodes[i].name])
+
+        def stop_app(i):
+            apps[i].kill()
+            apps[i].wait()
+
+        cluster.start_app, cluster.stop_app = start_app, stop_app
         try:
+            for i in range(n):
+                start_app(i)
             for port in targets + sum(cluster.ports.values(), []):
                 wait_until(lambda p=port: answers(p), 15, f"somebody answers on port {port}")
             for ports in cluster.ports.values():
@@ -91,9 +102,8 @@ def proxied(n=3, entry="", **more):
                     wait_until(lambda p=port: health(p)[0] == 200, 15, lambda p=port: f"health of port {p}: {health(p)}")
             yield cluster
         finally:
-            for app in apps:
-                app.kill()
-                app.wait()
+            for i in range(n):
+                stop_app(i)
 
 
 def answers(port):
@@ -183,6 +193,65 @@ class ProxyPositions(EdgeTest):
             finally:
                 os.kill(stopped, signal.SIGCONT)
             wait_until(lambda: client.get(1, "k").how == "local", 10, "the replica is up to date again")
+
+    @within(90)
+    def test_levels_are_announced_measured_and_taken_back(self):
+        entry = "degrade: {lag-time: 1s}\nfailover-wait: 500ms"
+        with proxied(3, entry=entry) as cluster, Client(cluster.ports["web"]) as client:
+            a, b, c = cluster.nodes
+            port = cluster.ports["web"][1]
+            client.put(0, "k", "1")
+            self.assertEqual(client.get(1, "k").body, "1")
+            status, text = health(port)
+            self.assertEqual((status, text["status"], text["role"], text["degraded"], text["lag_ms"], text["primary"], text["neighbours"]),
+                             (200, "ok", "replica", 0, 0, "a", {"configured": 2, "unreachable": 0}))
+            for i, node in ((0, a), (2, c)):
+                cluster.stop_app(i)
+                node.stop()
+            wait_until(lambda: health(port)[1]["levels"] == {"web": [1, 3, 4]}, 20, lambda: f"health: {health(port)}")
+            status, text = health(port)
+            self.assertEqual((status, text["status"], text["degraded"]), (503, "this replica is too far behind", 4))
+            client.cookie = None
+            r = client.get(1, "k")
+            self.assertEqual((r.status, r.body, r.headers["X-Edge-Degraded"]), (200, "1", "4"), "reads go on, and say so")
+            self.assertGreater(float(r.headers["X-Edge-Staleness"]), 1)
+            started = time.monotonic()
+            r = client.put(1, "k", "2")
+            self.assertEqual((r.status, r.headers["X-Reason"]), (503, "no-primary"), r)
+            self.assertTrue(r.headers["Retry-After"])
+            self.assertGreater(time.monotonic() - started, 0.45, "it waited for a primary")
+            for i, node in ((0, a), (2, c)):
+                node.start()
+                cluster.start_app(i)
+            wait_until(lambda: health(port)[1]["levels"] == {}, 30, lambda: f"health: {health(port)}")
+            self.assertEqual(health(port)[0], 200)
+            wait_until(lambda: client.put(1, "k", "3").status != 503, 10, "writes reach the primary's proxy again")
+            self.assertIsNone(client.get(1, "k").headers["X-Edge-Degraded"])
+
+    @within(60)
+    def test_requests_are_counted_and_logged(self):
+        with proxied(2, entry="access-log: json") as cluster, Client(cluster.ports["web"]) as client:
+            log = os.path.join(cluster.tmp, "b", "access.json")
+            for node in cluster.nodes:
+                node.extra += f"    access-log-file: {os.path.join(node.tmp, 'access.json')}\n"
+                node.write_config()
+                os.kill(node.pid("proxy"), signal.SIGHUP)
+            wait_until(lambda: os.path.exists(log), 10, "the access log is there after a reload")
+            for i in range(5):
+                client.put(1, "k", i)
+                client.get(1, "k")
+            client.get(1, "k", {"X-Read-After-Position": "x"})
+            page = client.ask(1, "GET", "/edgefs/metrics").body
+            values = dict(line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
+            self.assertEqual(int(values['edgefs_proxy_forwarded_writes_total{app="web"}']), 5)
+            self.assertEqual(int(values["edgefs_proxy_positions_ignored_total"]), 1)
+            self.assertEqual(int(values['edgefs_proxy_responses_total{app="web",code="5xx"}']), 0)
+            self.assertEqual(values["edgefs_proxy_replicator_connected"], "1")
+            wait_until(lambda: harness.read(log).count("\n") >= 11, 10, "lines are written within a tick or two")
+            lines = [json.loads(line) for line in harness.read(log).splitlines()]
+            writes = [x for x in lines if x.get("kind") == "write"]
+            self.assertEqual([(x["method"], x["target"], x["status"], x["outcome"], x["reason"]) for x in writes],
+                             [("POST", "/v/k", 200, "forwarded", "write")] * 5)
 
     @within(60)
     def test_positions_that_do_not_exist_cost_their_inventor_only(self):
