@@ -165,8 +165,8 @@ static int set_value(struct loader *l, enum key_id id, const char *text)
         if (!(rc = config_parse_choice(text, k->choices, &index, l->e)))
             *(enum log_level *)field = (enum log_level)index;
         return rc;
-    case CONFIG_TYPE_WORD:
-        return config_parse_choice(text, k->choices, &index, l->e);
+    case CONFIG_TYPE_COUNT:
+        return config_parse_count(text, k->lowest, k->highest, field, l->e);
     case CONFIG_TYPE_SIZE:
         return config_parse_size(text, k->lowest, k->highest, field, l->e);
     case CONFIG_TYPE_DURATION:
@@ -377,6 +377,11 @@ static int load_value(struct loader *l, enum key_id id, int key_line)
         }
         err_set(l->e, ERR_CONFIG, "\"%s\" must be a list of %s, not %s", keys[id].path,
                 nodes ? "{name: a, url: http://host:port}" : "{listen: HOST:PORT, target: HOST:PORT, …}", config_event_kind(&ev));
+        rc = config_at_line(l, value_line, ERR_CONFIG);
+    } else if (keys[id].type == CONFIG_TYPE_ENDPOINTS && ev.type == YAML_SEQUENCE_START_EVENT) {
+        rc = config_load_endpoints(l, &l->c->lease.endpoints);
+    } else if (keys[id].type == CONFIG_TYPE_ENDPOINTS) {
+        err_set(l->e, ERR_CONFIG, "\"%s\" must be a list of http://HOST:PORT, not %s", keys[id].path, config_event_kind(&ev));
         rc = config_at_line(l, value_line, ERR_CONFIG);
     } else {
         const char *text = config_scalar_text(l, &ev, keys[id].path);
@@ -602,6 +607,32 @@ static int complete_log(struct loader *l)
     return at_key(l, l->line[KEY_LOG_RETENTION_BYTES] ? KEY_LOG_RETENTION_BYTES : KEY_LOG_SEGMENT_SIZE, ERR_CONFIG);
 }
 
+static int complete_lease(struct loader *l)
+{
+    struct config *c = l->c;
+    static const enum key_id only[] = {KEY_LEASE_ENDPOINTS, KEY_LEASE_CLUSTER, KEY_LEASE_TTL, KEY_LEASE_CANDIDATE, KEY_LEASE_PRIORITY,
+                                       KEY_LEASE_CA_FILE, KEY_LEASE_CERT_FILE, KEY_LEASE_KEY_FILE, KEY_LEASE_USER, KEY_LEASE_PASSWORD_FILE};
+    for (size_t i = 0; i < ARRAY_SIZE(only); i++)
+        if (l->line[only[i]] && !c->lease.etcd) {
+            err_set(l->e, ERR_CONFIG, "\"%s\" needs lease: {type: etcd}", keys[only[i]].path);
+            return at_key(l, only[i], ERR_CONFIG);
+        }
+    if (c->lease.etcd && l->line[KEY_LEASE_PRIMARY]) {
+        err_set(l->e, ERR_CONFIG, "\"lease.primary\" is for lease: {type: static}; with etcd the most advanced candidate becomes primary");
+        return at_key(l, KEY_LEASE_PRIMARY, ERR_CONFIG);
+    }
+    if (c->lease.etcd && !c->lease.endpoints.n) {
+        err_set(l->e, ERR_CONFIG, "lease: {type: etcd} needs endpoints: [http://HOST:2379]");
+        return at_key(l, KEY_LEASE_TYPE, ERR_CONFIG);
+    }
+    if (!c->lease.cert_file != !c->lease.key_file || !c->lease.user != !c->lease.password_file) {
+        bool tls = !c->lease.cert_file != !c->lease.key_file;
+        err_set(l->e, ERR_CONFIG, tls ? "lease: cert-file and key-file belong together" : "lease: user and password-file belong together");
+        return at_key(l, KEY_LEASE_TYPE, ERR_CONFIG);
+    }
+    return 0;
+}
+
 /* ---- command line -------------------------------------------------------------------------------------------------------- */
 
 int config_take_args(int argc, char **argv, struct config_args *args, struct err *e)
@@ -704,7 +735,7 @@ static int load_all(struct loader *l, const struct config_args *args)
     if (!(l->base = strdup(cwd)))
         return err_errno(l->e, ENOMEM, "configuration");
     if ((rc = load_args(l, args)) || (rc = complete_node(l)) || (rc = complete_paths(l)) || (rc = complete_nodes(l)) ||
-        (rc = complete_http(l)) || (rc = complete_log(l)) || (rc = config_complete_proxies(l)))
+        (rc = complete_http(l)) || (rc = complete_log(l)) || (rc = complete_lease(l)) || (rc = config_complete_proxies(l)))
         return rc;
     return 0;
 }
@@ -744,6 +775,15 @@ void config_free(struct config *c)
     free(c->http.advertise);
     free(c->token_file);
     free(c->lease.primary);
+    for (int i = 0; i < c->lease.endpoints.n; i++)
+        free(c->lease.endpoints.items[i]);
+    free(c->lease.endpoints.items);
+    free(c->lease.cluster);
+    free(c->lease.ca_file);
+    free(c->lease.cert_file);
+    free(c->lease.key_file);
+    free(c->lease.user);
+    free(c->lease.password_file);
     free(c);
 }
 

@@ -35,7 +35,15 @@ struct config {
     char *token_file; /* auth: {token-file: PATH}; NULL: none. Required when http.listen is not loopback */
 
     struct {
-        char *primary; /* lease: {type: static, primary: NODE}; default: this node if `nodes` is empty, else the first of them */
+        bool etcd;     /* lease: {type: static|etcd} */
+        char *primary; /* static: {primary: NODE}; default: this node if `nodes` is empty, else the first of them */
+        struct config_list endpoints; /* etcd, as all that follows: http(s)://HOST:PORT of its members */
+        char *cluster;     /* nodes that agree on one primary have the same: keys are below edgefs/CLUSTER/ */
+        uint64_t ttl_ms;   /* how long a primary that says nothing more stays primary; etcd counts in whole seconds: rounded up */
+        bool candidate;    /* this node may become primary without being asked */
+        uint64_t priority; /* of candidates that have the same position the highest one goes first */
+        char *ca_file, *cert_file, *key_file; /* PEM; NULL: none */
+        char *user, *password_file;           /* NULL: none */
     } lease;
     struct config_node *nodes; /* nodes: [{name: a, url: http://…}, …]; may include this node itself */
     int n_nodes;

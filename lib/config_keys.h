@@ -23,8 +23,18 @@
     X(HTTP_LISTEN, "http.listen", LISTEN, http, 0, 0, NULL, "127.0.0.1:20202")                                          \
     X(HTTP_ADVERTISE, "http.advertise", URL, http.advertise, 0, 0, NULL, NULL)                                          \
     X(AUTH_TOKEN_FILE, "auth.token-file", PATH, token_file, 0, 0, NULL, NULL)                                           \
-    X(LEASE_TYPE, "lease.type", WORD, node, 0, 0, "static", NULL)                                                       \
+    X(LEASE_TYPE, "lease.type", FLAG, lease.etcd, 0, 0, "static|etcd", "static")                                        \
     X(LEASE_PRIMARY, "lease.primary", NAME, lease.primary, 0, 0, NULL, NULL)                                            \
+    X(LEASE_ENDPOINTS, "lease.endpoints", ENDPOINTS, lease.endpoints, 0, 0, NULL, NULL)                                 \
+    X(LEASE_CLUSTER, "lease.cluster", NAME, lease.cluster, 0, 0, NULL, "edgefs")                                        \
+    X(LEASE_TTL, "lease.ttl", DURATION, lease.ttl_ms, 2000, 300000, NULL, "5s")                                         \
+    X(LEASE_CANDIDATE, "lease.candidate", FLAG, lease.candidate, 0, 0, "false|true", "true")                            \
+    X(LEASE_PRIORITY, "lease.priority", COUNT, lease.priority, 0, 1000, NULL, "0")                                      \
+    X(LEASE_CA_FILE, "lease.ca-file", PATH, lease.ca_file, 0, 0, NULL, NULL)                                            \
+    X(LEASE_CERT_FILE, "lease.cert-file", PATH, lease.cert_file, 0, 0, NULL, NULL)                                      \
+    X(LEASE_KEY_FILE, "lease.key-file", PATH, lease.key_file, 0, 0, NULL, NULL)                                         \
+    X(LEASE_USER, "lease.user", NAME, lease.user, 0, 0, NULL, NULL)                                                     \
+    X(LEASE_PASSWORD_FILE, "lease.password-file", PATH, lease.password_file, 0, 0, NULL, NULL)                          \
     X(NODES, "nodes", NODES, nodes, 0, 0, NULL, NULL)                                                                   \
     X(PROXY, "proxy", PROXIES, proxies, 0, 0, NULL, NULL)                                                               \
     X(LOG_SEGMENT_SIZE, "log.segment-size", SIZE, log.segment_size, CONFIG_MIB, CONFIG_GIB, NULL, "64MiB")              \

@@ -27,6 +27,9 @@ int config_given_twice(struct loader *l, const char *path, int line, int first);
 /* A path of the file → absolute; *out becomes the caller's. */
 int config_absolute_path(struct loader *l, const char *text, char **out);
 
+/* config_lease.c: the rest of a list of endpoints, whose SEQUENCE_START has been read. */
+int config_load_endpoints(struct loader *l, struct config_list *list);
+
 /* config_proxy.c: the value of `proxy:`, whose SEQUENCE_START has been read. */
 int config_load_proxies(struct loader *l);
 /* What no single line says: required keys, names and addresses that differ. */

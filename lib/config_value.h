@@ -14,9 +14,9 @@ enum config_type {
     CONFIG_TYPE_LISTEN,   /* char *host and uint16_t port, as struct config's http begins */
     CONFIG_TYPE_FLAG,     /* bool: one of two words */
     CONFIG_TYPE_INDEX,    /* an enum: one of several words */
-    CONFIG_TYPE_WORD,     /* nothing is stored, the words are checked only */
     CONFIG_TYPE_SIZE,     /* uint64_t bytes */
     CONFIG_TYPE_DURATION, /* uint64_t ms */
+    CONFIG_TYPE_ENDPOINTS, /* struct config_list: http(s)://HOST:PORT; config_lease.c */
     CONFIG_TYPE_NODES,    /* a sequence; config.c */
     CONFIG_TYPE_PROXIES,  /* a sequence; config_proxy.c, which also knows the types below */
     CONFIG_TYPE_TARGET,   /* struct config_address */

@@ -6,6 +6,7 @@
 #include "replicator/image_server.h"
 #include "replicator/import.h"
 #include "replicator/metrics.h"
+#include "replicator/lease_etcd.h"
 #include "replicator/promotion.h"
 #include "replicator/replicas.h"
 #include "replicator/stream_server.h"
@@ -187,13 +188,14 @@ static void on_status(struct http_request *req, void *arg)
                           node_role_name(node_role(n)), "url", url, "primary", primary, "primary_url", primary_url, "epoch",
                           (json_int_t)last.epoch, "lsn", (json_int_t)last.lsn);
     json_t *more = json_pack(
-        "{s:{s:I,s:I},s:{s:I,s:I,s:I,s:I},s:o,s:b,s:s,s:s,s:b,s:I,s:i,s:{s:I,s:I,s:I,s:I},s:O,s:O,s:o,s:o}", "applied", "epoch",
+        "{s:{s:I,s:I},s:{s:I,s:I,s:I,s:I},s:o,s:b,s:s,s:s,s:b,s:I,s:i,s:{s:I,s:I,s:I,s:I},s:O,s:O,s:o,s:o,s:o}", "applied", "epoch",
         (json_int_t)applied.epoch, "lsn", (json_int_t)applied.lsn, "log", "first_lsn", (json_int_t)rlog_first(n->rlog), "last_lsn",
         (json_int_t)last.lsn, "durable_lsn", (json_int_t)rlog_durable(n->rlog), "bytes", (json_int_t)rlog_bytes(n->rlog), "lag_ms",
         lag_json(n), "connected", is_connected(n), "dir", n->config->dir, "data", n->config->data, "passthrough",
         (int)atomic_load(&n->passthrough), "uptime_s", (json_int_t)((now_ns() - n->start_ns) / 1000000000u), "pid", (int)getpid(),
         "databases", "count", t.count, "bytes", t.bytes, "others", t.others, "warnings", t.warned, "warnings", t.warnings, "replicas", replicas, "nodes",
-        node_list(n, url, replicas), "promotion", promotion_status(n));
+        node_list(n, url, replicas), "promotion", promotion_status(n), "lease",
+        n->lease ? lease_etcd_status(n->lease) : json_pack("{s:s}", "type", "static"));
     if (o && more)
         json_object_update(o, more);
     json_decref(replicas);

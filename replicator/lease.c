@@ -15,6 +15,8 @@ int lease_load(struct node *n, struct err *e)
     char *data = NULL;
     size_t size = 0;
     int rc = durable_read(n->data_fd, LAYOUT_ROLE, 65536, &data, &size, e);
+    if (rc == -ENOENT && n->config->lease.etcd)
+        return 0;
     if (rc == -ENOENT) {
         const struct config_node *c = config_node(n->config, n->config->lease.primary);
         bool self = !strcmp(n->config->lease.primary, n->config->node);

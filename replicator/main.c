@@ -11,6 +11,7 @@
 #include "replicator/image_client.h"
 #include "replicator/import.h"
 #include "replicator/keeper.h"
+#include "replicator/lease_etcd.h"
 #include "replicator/neighbours.h"
 #include "replicator/position_server.h"
 #include "replicator/replicas.h"
@@ -32,6 +33,7 @@ struct program {
     struct api *api;
     struct keeper *keeper;
     uint64_t stop_ns;
+    bool release; /* stopped for good (the launcher says so with SIGINT): another node may be primary at once */
 };
 
 #define STOP_NS 3000000000u /* how long an orderly end waits for the last changes to get out */
@@ -42,7 +44,8 @@ static void stop_when_sent(evutil_socket_t fd, short what, void *arg)
     struct program *p = arg;
     (void)fd;
     (void)what;
-    if (replicas_received(p->node.replicas) >= rlog_last(p->node.rlog).lsn || now_ns() >= p->stop_ns)
+    bool whole = !p->release || !p->node.lease || lease_etcd_retired(p->node.lease);
+    if ((whole && replicas_received(p->node.replicas) >= rlog_last(p->node.rlog).lsn) || now_ns() >= p->stop_ns)
         event_base_loopbreak(p->base);
 }
 
@@ -54,11 +57,15 @@ static void stop_loop(evutil_socket_t fd, short what, void *arg)
     (void)what;
     if (atomic_exchange(&p->node.stopping, true))
         return;
+    p->release = fd == SIGINT; /* of a signal's event the number */
     p->stop_ns = now_ns() + STOP_NS;
-    if (node_role(&p->node) == NODE_PRIMARY && capture_now(p->node.capture, NULL, p->stop_ns, &e))
+    bool primary = node_role(&p->node) == NODE_PRIMARY;
+    if (primary && p->release && p->node.lease)
+        lease_etcd_retire(p->node.lease);
+    if (primary && capture_now(p->node.capture, NULL, p->stop_ns, &e))
         log_warn("main", "%s: the next start will find them", e.text);
     struct event *ev = event_new(p->base, -1, EV_PERSIST, stop_when_sent, p);
-    if (ev && node_role(&p->node) == NODE_PRIMARY)
+    if (ev && primary)
         event_add(ev, &(struct timeval){.tv_usec = 2000});
     else
         event_base_loopbreak(p->base);
@@ -107,6 +114,8 @@ static int start_threads(struct program *p, struct err *e)
         rc = follower_open(n, &n->follower, e);
     if (!rc)
         rc = keeper_open(n, &p->keeper, e);
+    if (!rc && n->lease)
+        rc = lease_etcd_run(n->lease, e);
     return rc;
 }
 
@@ -126,6 +135,7 @@ static void stop_threads(struct program *p)
 {
     struct node *n = &p->node;
     api_stop(p->api);
+    lease_etcd_close(n->lease, p->release);
     keeper_close(p->keeper);
     follower_close(n->follower);
     image_client_close(n);
@@ -150,6 +160,8 @@ static void ready(struct node *n)
     /* Applications must not meet a file system that does not know its role yet. */
     if (hooks_wait_role(n->hooks, now_ns() + 30000000000u))
         log_warn("main", "edgefs-fs has not confirmed the role within 30 s");
+    if (n->lease) /* an application that starts now would meet a node that is fenced for a moment */
+        lease_etcd_wait_primary(n->lease, now_ns() + 3000000000u);
     fences_ready(n->fences);
     char name[128], url[256];
     node_primary(n, name, url);

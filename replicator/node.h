@@ -36,6 +36,7 @@ struct hooks;
 struct replicas;
 struct http_server;
 struct image_client;
+struct lease_etcd;
 struct neighbours;
 struct position_server;
 struct stream_server;
@@ -65,6 +66,7 @@ struct node {
     struct replicas *replicas;
     struct http_server *http;
     struct stream_server *streams;
+    struct lease_etcd *lease; /* NULL: lease.type static */
     struct neighbours *neighbours;
     struct position_server *positions;
 

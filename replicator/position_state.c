@@ -2,6 +2,7 @@
 
 #include "lib/util.h"
 #include "replicator/hooks.h"
+#include "replicator/lease_etcd.h"
 #include "replicator/neighbours.h"
 
 static uint8_t feed_role(const struct node *n)
@@ -71,7 +72,9 @@ bool position_state_take(struct node *n, uint32_t hold, struct position_snapshot
     unsigned n_epochs = (unsigned)epochs_newest(n->epochs, epochs, POSITION_FEED_EPOCHS);
     struct position_feed_state st = {
         .role = feed_role(n),
-        .lease = POSITION_FEED_LEASE_STATIC,
+        .lease = !n->lease                         ? POSITION_FEED_LEASE_STATIC
+                 : lease_etcd_reachable(n->lease) ? POSITION_FEED_LEASE_OK
+                                                   : POSITION_FEED_LEASE_UNREACHABLE,
         .flags = flags(n, hold),
         .n_epochs = (uint8_t)n_epochs,
         .primary_len = (uint16_t)strlen(name),

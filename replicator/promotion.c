@@ -3,15 +3,14 @@
 #include "lib/http/client.h"
 #include "lib/log.h"
 #include "lib/util.h"
-#include "replicator/apply_file.h"
-#include "replicator/capture.h"
 #include "replicator/discover.h"
 #include "replicator/follower.h"
 #include "replicator/hooks.h"
 #include "replicator/lease.h"
+#include "replicator/lease_etcd.h"
 #include "replicator/position_server.h"
 #include "replicator/replicas.h"
-#include "replicator/stream_server.h"
+#include "replicator/takeover.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <openssl/rand.h>
@@ -59,66 +58,10 @@ static int fail(struct promotion *p, int status, const char *fmt, ...)
     return -1;
 }
 
-/* ---- fencing everything ---- */
-
-struct fencing {
-    struct node *n;
-    uint64_t deadline_ns;
-    struct err e;
-    unsigned fenced;
-};
-
-static int fence_one(void *ctx, struct database *db)
-{
-    struct fencing *f = ctx;
-    for (;;) {
-        pthread_mutex_lock(&db->sqlite);
-        pthread_mutex_lock(&db->lock);
-        bool needed = db->apps_open && db->state != DATABASE_ABSENT && db->state != DATABASE_OTHER && !(db->apply && db->apply->open);
-        int rc = needed ? apply_file_open(f->n, db, &f->e) : 0;
-        pthread_mutex_unlock(&db->lock);
-        pthread_mutex_unlock(&db->sqlite);
-        if (!rc || rc == -ENOENT) {
-            f->fenced += needed;
-            return 0;
-        }
-        if (rc != ERR_AGAIN_LATER || now_ns() >= f->deadline_ns)
-            return rc;
-        /* A writer is in the middle of a transaction; it ends when it ends. fence_take has waited already. */
-    }
-}
-
-static int unfence_one(void *ctx, struct database *db)
-{
-    pthread_mutex_lock(&db->sqlite);
-    pthread_mutex_lock(&db->lock);
-    apply_file_close(ctx, db);
-    pthread_mutex_unlock(&db->lock);
-    pthread_mutex_unlock(&db->sqlite);
-    return 0;
-}
-
-static int notice_one(void *ctx, struct database *db)
-{
-    struct node *n = ctx;
-    capture_notice(n->capture, db);
-    return 0;
-}
-
-/* This node writes again, or writes from now on. */
-static void become_writable(struct node *n)
-{
-    atomic_store(&n->role, NODE_PRIMARY);
-    hooks_send_role(n->hooks);
-    databases_each(n->databases, unfence_one, n);
-    databases_each(n->databases, notice_one, n);
-    capture_notice(n->capture, NULL);
-}
-
 static void undo(struct promotion *p)
 {
     log_warn("promotion", "undone: %s; this node goes on as primary", p->result.text);
-    become_writable(p->n);
+    takeover_writable(p->n);
     /* The application's next write must not meet a file system that still says replica. */
     if (hooks_wait_role(p->n->hooks, now_ns() + 2000000000u))
         log_warn("promotion", "edgefs-fs has not confirmed that this node is primary again");
@@ -126,25 +69,10 @@ static void undo(struct promotion *p)
 
 static int fence_and_drain(struct promotion *p)
 {
-    struct node *n = p->n;
     struct err e;
     phase("fencing");
     p->fenced_ns = now_ns();
-    atomic_store(&n->role, NODE_HANDING_OVER);
-    hooks_send_role(n->hooks);
-    if (hooks_wait_role(n->hooks, p->deadline_ns))
-        return fail(p, 504, "edgefs-fs does not take the new role in time");
-    /* Until no database is found open without a fence: an open that was under way may have come in after the first round. */
-    for (unsigned round = 0;; round++) {
-        struct fencing f = {.n = n, .deadline_ns = p->deadline_ns};
-        if (databases_each(n->databases, fence_one, &f))
-            return fail(p, 504, "a write transaction did not end in time: %s", f.e.text);
-        phase("draining");
-        if (capture_now(n->capture, NULL, p->deadline_ns, &e))
-            return fail(p, 504, "%s", e.text);
-        if (!f.fenced)
-            return 0;
-    }
+    return takeover_fence(p->n, p->deadline_ns, &e) ? fail(p, 504, "%s", e.text) : 0;
 }
 
 /* ---- the old primary ---- */
@@ -217,6 +145,16 @@ static int hand_over(struct promotion *p)
     return rc;
 }
 
+/* With etcd the lease moves first: what the target then does not take up by request it takes up by itself, when it sees that the lease is its. */
+static int move_lease(struct promotion *p, int64_t *moved)
+{
+    struct err e;
+    struct position last = rlog_last(p->n->rlog);
+    phase("moving the lease");
+    int rc = lease_etcd_hand_over(p->n->lease, p->target, p->url, (struct position){last.epoch + 1, last.lsn}, moved, &e);
+    return rc ? fail(p, 503, "%s", e.text) : 0;
+}
+
 /* A node that has just changed its role, or was started, connects within moments: writers need not wait for that. */
 static int wait_connected(struct promotion *p)
 {
@@ -247,8 +185,13 @@ static int run(struct promotion *p)
             rc = fail(p, rc == -ENOTCONN ? 409 : 504, "%s %s", p->target,
                       rc == -ENOTCONN ? "is no longer connected" : "did not catch up in time");
     }
+    int64_t moved = 0;
+    if (!rc && n->lease)
+        rc = move_lease(p, &moved);
     if (!rc)
         rc = hand_over(p);
+    if (rc && moved && !p->unknown && lease_etcd_take_back(n->lease, moved)) /* the target has it after all */
+        rc = 0;
     p->result.pause_ms = (now_ns() - p->fenced_ns) / 1000000u;
     if (rc && p->unknown) /* this process ends: whoever starts next asks the others who is primary */
         return rc;
@@ -257,15 +200,8 @@ static int run(struct promotion *p)
         position_server_release(n->positions);
         return rc;
     }
-    node_set_primary(n, p->target, p->url);
-    atomic_store(&n->applied, lsn);
-    atomic_store(&n->role, NODE_REPLICA);
-    lease_save(n);
-    hooks_send_role(n->hooks);
+    takeover_follow(n, p->target, p->url, p->result.pos.epoch);
     position_server_release(n->positions);
-    databases_each(n->databases, notice_one, n);
-    stream_server_handoff(n->streams, p->target, p->url, p->result.pos.epoch);
-    follower_restart(n->follower);
     log_info("promotion", "%s is primary now, epoch %" PRIu64 "; writes paused for %" PRIu64 " ms", p->target, p->result.pos.epoch,
              p->result.pause_ms);
     p->result.status = 200;
@@ -385,26 +321,21 @@ static void accept_quiesced(void *ctx)
         return;
     }
     uint64_t epoch = a->from.epoch + 1, lsn = 0;
-    sequencer_set_epoch(n->sequencer, epoch);
-    const char *name = n->config->node;
-    int rc = sequencer_append(n->sequencer, RECORD_EPOCH, "", name, strlen(name), &lsn, &a->e);
-    if (!rc)
-        rc = rlog_sync(n->rlog, &a->e);
-    if (!rc)
-        rc = epochs_begin(n->epochs, epoch, lsn, &a->e);
-    if (rc) {
+    if (n->lease && !lease_etcd_is_ours(n->lease)) {
+        a->status = 409;
+        err_set(&a->e, ERR_AGAIN_LATER, "etcd does not say that the lease is this node's");
+        return;
+    }
+    if (takeover_begin_epoch(n, epoch, &lsn, &a->e)) {
         pthread_mutex_lock(&state.lock);
         state.accepted = 0;
         pthread_mutex_unlock(&state.lock);
-        sequencer_set_epoch(n->sequencer, last.epoch);
         a->status = 500;
         return;
     }
-    node_set_primary(n, name, n->config->http.advertise);
-    lease_save(n);
     a->now = (struct position){epoch, lsn};
     a->status = 200;
-    become_writable(n);
+    takeover_writable(n);
 }
 
 void promotion_accept(struct node *n, const json_t *body, int *status, json_t **answer)
@@ -446,6 +377,14 @@ void promotion_cancel(struct node *n, const json_t *body, int *status, json_t **
     pthread_mutex_unlock(&state.lock);
     *status = 200;
     *answer = json_pack("{s:b}", "accepted", accepted);
+}
+
+bool promotion_running(void)
+{
+    pthread_mutex_lock(&state.lock);
+    bool running = state.running;
+    pthread_mutex_unlock(&state.lock);
+    return running;
 }
 
 json_t *promotion_status(struct node *n)

@@ -29,6 +29,9 @@ void promotion_accept(struct node *n, const json_t *body, int *status, json_t **
 /* POST /v1/handover/cancel */
 void promotion_cancel(struct node *n, const json_t *body, int *status, json_t **answer);
 
+/* Whether this node is in the middle of one that it started as primary. Any thread. */
+bool promotion_running(void);
+
 /* JSON for status' "promotion", a new reference: null or {"target":…, "phase":…}. */
 json_t *promotion_status(struct node *n);
 

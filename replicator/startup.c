@@ -8,6 +8,8 @@
 #include "lib/util.h"
 #include "replicator/apply_records.h"
 #include "replicator/lease.h"
+#include "replicator/lease_etcd.h"
+#include "replicator/takeover.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -23,8 +25,7 @@ static int open_directory(int at, const char *path, int *fd, struct err *e)
     return *fd < 0 ? err_errno(e, errno, "open directory %s", path) : 0;
 }
 
-/* First line of a small file anywhere, at most 4,095 bytes; malloc'ed, NULL on failure. */
-static char *first_line(const char *path, struct err *e)
+char *startup_first_line(const char *path, struct err *e)
 {
     _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
     char *text = calloc(1, 4096);
@@ -42,7 +43,7 @@ static int load_token(struct node *n, struct err *e)
 {
     if (!n->config->token_file)
         return 0;
-    n->token = first_line(n->config->token_file, e);
+    n->token = startup_first_line(n->config->token_file, e);
     if (!n->token)
         return err_wrap(e, "token file");
     if (!*n->token)
@@ -240,7 +241,7 @@ static bool stopped_without_warning(struct node *n)
     size_t size;
     struct err e;
     bool crashed = false;
-    now = first_line("/proc/sys/kernel/random/boot_id", &e);
+    now = startup_first_line("/proc/sys/kernel/random/boot_id", &e);
     if (!now)
         return false; /* without a boot id a restart of the machine looks like one of the process; the log's tail is scanned anyway */
     if (durable_read(n->data_fd, RUNNING_FILE, 64, &old, &size, &e) == 0)
@@ -254,7 +255,7 @@ static bool stopped_without_warning(struct node *n)
 static void note_running(struct node *n)
 {
     struct err e;
-    char *now = first_line("/proc/sys/kernel/random/boot_id", &e);
+    char *now = startup_first_line("/proc/sys/kernel/random/boot_id", &e);
     if (now && durable_replace(n->data_fd, RUNNING_FILE, now, strlen(now), 0600, &e))
         log_warn("startup", "%s", e.text);
     free(now);
@@ -290,24 +291,11 @@ int startup_open(struct node *n, const struct config *c, struct err *e)
         rc = databases_open(n->sums_fd, &n->databases, e);
     if (!rc)
         rc = lease_load(n, e);
+    if (!rc && c->lease.etcd)
+        rc = lease_etcd_open(n, &n->lease, e);
     n->crashed = stopped_without_warning(n);
     if (!rc)
         rc = sums_each(n->sums_fd, load_sidecar, n);
-    return rc;
-}
-
-static int begin_epoch(struct node *n, struct err *e)
-{
-    uint64_t epoch = MAX(epochs_current(n->epochs).epoch, rlog_last(n->rlog).epoch) + 1, lsn;
-    const char *name = n->config->node;
-    sequencer_set_epoch(n->sequencer, epoch);
-    int rc = sequencer_append(n->sequencer, RECORD_EPOCH, "", name, strlen(name), &lsn, e);
-    if (!rc)
-        rc = rlog_sync(n->rlog, e);
-    if (!rc)
-        rc = epochs_begin(n->epochs, epoch, lsn, e);
-    if (!rc)
-        log_info("startup", "epoch %" PRIu64 " begins at LSN %" PRIu64, epoch, lsn);
     return rc;
 }
 
@@ -317,9 +305,12 @@ int startup_role(struct node *n, struct err *e)
     note_running(n); /* what the stop of the machine has spoilt is mended by now */
     node_primary(n, name, url);
     int rc;
-    if (!strcmp(name, n->config->node) && lease_still_ours(n)) {
+    if (n->lease ? lease_etcd_starts(n->lease, n->crashed) : !strcmp(name, n->config->node) && lease_still_ours(n)) {
         /* The log may have lost a tail that replicas have: they must not take what is written now for its continuation. */
-        rc = n->crashed || !epochs_current(n->epochs).epoch ? begin_epoch(n, e) : 0;
+        uint64_t lsn;
+        rc = n->crashed || !epochs_current(n->epochs).epoch
+                 ? takeover_begin_epoch(n, MAX(epochs_current(n->epochs).epoch, rlog_last(n->rlog).epoch) + 1, &lsn, e)
+                 : 0;
         sequencer_set_epoch(n->sequencer, MAX(epochs_current(n->epochs).epoch, rlog_last(n->rlog).epoch));
         if (!rc)
             atomic_store(&n->role, NODE_PRIMARY);

@@ -10,6 +10,8 @@
 int startup_open(struct node *n, const struct config *c, struct err *e);
 /* Role: primary (an epoch is begun if there is none, or if the machine stopped without warning), else replica. Needs the HTTP of other nodes, not ours. */
 int startup_role(struct node *n, struct err *e);
+/* First line of a small file anywhere, at most 4,095 bytes; malloc'ed, the caller's. NULL on failure. */
+char *startup_first_line(const char *path, struct err *e);
 /* Orderly end: everything durable, sidecars marked clean. No other thread runs any more. */
 void startup_close(struct node *n);
 

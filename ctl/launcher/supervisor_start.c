@@ -6,6 +6,7 @@
 #include "lib/log.h"
 #include "lib/util.h"
 #include <errno.h>
+#include <signal.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/mman.h>
@@ -57,6 +58,7 @@ static void init_children(struct supervisor *s)
     struct child_spec replicator = {.name = names[REPLICATOR],
                                     .path = s->paths[REPLICATOR],
                                     .args = s->args,
+                                    .last_signal = SIGINT, /* a node that stops for good gives its lease up */
                                     .keeps_fences = true,
                                     .eof_timeout = REPLICATOR_EOF_NS,
                                     .fds = {{"EDGEFS_LOCK_FD", s->data.db}, {NULL, -1}, {NULL, -1}, {NULL, -1}}};

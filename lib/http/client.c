@@ -20,6 +20,7 @@ struct http_client {
     CURL *easy;
     CURLM *multi;
     struct curl_slist *auth; /* Authorization header, or NULL */
+    char *ca_file, *cert_file, *key_file; /* or NULL */
     unsigned connect_ms, idle_ms, total_ms;
     size_t max_body;
     const atomic_int *abort_flag;
@@ -55,15 +56,14 @@ struct http_client *http_client_new(const struct http_client_options *o)
         return NULL;
     c->easy = curl_easy_init();
     c->multi = curl_multi_init();
-    if (o->token) {
-        size_t n = strlen(o->token) + 32;
-        _cleanup_free_ char *line = malloc(n);
-        if (line) {
-            snprintf(line, n, "Authorization: Bearer %s", o->token);
-            c->auth = curl_slist_append(NULL, line);
-        }
-    }
-    if (!c->easy || !c->multi || (o->token && !c->auth)) {
+    c->ca_file = o->ca_file ? strdup(o->ca_file) : NULL;
+    c->cert_file = o->cert_file ? strdup(o->cert_file) : NULL;
+    c->key_file = o->key_file ? strdup(o->key_file) : NULL;
+    _cleanup_free_ char *bearer = NULL;
+    bool ok = c->easy && c->multi && !c->ca_file == !o->ca_file && !c->cert_file == !o->cert_file && !c->key_file == !o->key_file;
+    if (ok && o->token)
+        ok = asprintf(&bearer, "Bearer %s", o->token) > 0 && !http_client_set_authorization(c, bearer);
+    if (!ok) {
         http_client_free(c);
         return NULL;
     }
@@ -80,7 +80,21 @@ void http_client_free(struct http_client *c)
     curl_easy_cleanup(c->easy);
     curl_multi_cleanup(c->multi);
     curl_slist_free_all(c->auth);
+    free(c->ca_file);
+    free(c->cert_file);
+    free(c->key_file);
     free(c);
+}
+
+int http_client_set_authorization(struct http_client *c, const char *value)
+{
+    _cleanup_free_ char *line = NULL;
+    struct curl_slist *list = NULL;
+    if (value && (asprintf(&line, "Authorization: %s", value) < 0 || !(list = curl_slist_append(NULL, line))))
+        return -ENOMEM;
+    curl_slist_free_all(c->auth);
+    c->auth = list;
+    return 0;
 }
 
 void http_client_set_timeouts(struct http_client *c, unsigned connect_ms, unsigned idle_ms, unsigned total_ms)
@@ -311,6 +325,12 @@ static void prepare(struct http_client *c, const char *method, const char *url, 
     curl_easy_setopt(h, CURLOPT_WRITEDATA, c);
     curl_easy_setopt(h, CURLOPT_HEADERFUNCTION, on_header);
     curl_easy_setopt(h, CURLOPT_HEADERDATA, c);
+    if (c->ca_file)
+        curl_easy_setopt(h, CURLOPT_CAINFO, c->ca_file);
+    if (c->cert_file)
+        curl_easy_setopt(h, CURLOPT_SSLCERT, c->cert_file);
+    if (c->key_file)
+        curl_easy_setopt(h, CURLOPT_SSLKEY, c->key_file);
     if (!strcmp(method, "HEAD"))
         curl_easy_setopt(h, CURLOPT_NOBODY, 1l);
     else if (strcmp(method, "GET") != 0)
@@ -399,24 +419,39 @@ int http_response_check(const struct http_response *r, const char *method, const
     return code;
 }
 
-int http_client_download(struct http_client *c, const char *url, http_on_data on_data, void *ctx, int *status, struct err *e)
+int http_client_stream(struct http_client *c, const char *method, const char *url, const void *body, size_t len, http_on_data on_data,
+                       void *ctx, int *status, struct err *e)
 {
     struct http_response r = {0};
+    struct curl_slist *headers = NULL;
+    if (body && make_headers(c, "application/json", &headers) < 0)
+        return err_set(e, -ENOMEM, "%s %s: out of memory", method, url);
     c->r = &r;
     c->e = e;
     c->on_data = on_data;
     c->ctx = ctx;
     if (e)
         e->code = 0; /* so that it shows whether on_data said why */
-    prepare(c, "GET", url, c->auth);
+    prepare(c, method, url, headers ? headers : c->auth);
+    if (body) {
+        curl_easy_setopt(c->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)len);
+        curl_easy_setopt(c->easy, CURLOPT_POSTFIELDS, body);
+    }
     int code = perform(c);
     if (!code)
-        code = http_response_check(&r, "GET", url, e);
+        code = http_response_check(&r, method, url, e);
     if (status)
         *status = r.status;
     http_response_free(&r);
     c->r = NULL;
+    curl_easy_setopt(c->easy, CURLOPT_HTTPHEADER, NULL);
+    curl_slist_free_all(headers);
     return code;
+}
+
+int http_client_download(struct http_client *c, const char *url, http_on_data on_data, void *ctx, int *status, struct err *e)
+{
+    return http_client_stream(c, "GET", url, NULL, 0, on_data, ctx, status, e);
 }
 
 int http_client_upload(struct http_client *c, const char *method, const char *url, int fd, off_t off, uint64_t len,

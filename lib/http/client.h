@@ -17,6 +17,8 @@ struct http_client;
 
 struct http_client_options { /* 0 or NULL: the default */
     const char *token;     /* bearer token, sent with each request; copied */
+    const char *ca_file;   /* PEM, https: certificates that are trusted instead of the system's; these three are copied */
+    const char *cert_file, *key_file; /* PEM, https: our own certificate and key, for servers that ask for one */
     unsigned connect_ms;   /* 5 s: name, TCP and TLS */
     unsigned idle_ms;      /* 30 s: no byte either way; what ends a stream whose heartbeats stop. Counted to the millisecond */
     unsigned total_ms;     /* whole request; 0: no limit */
@@ -38,6 +40,9 @@ void http_client_free(struct http_client *c);
 
 /* 0: no limit (total_ms), the default (connect_ms, idle_ms). */
 void http_client_set_timeouts(struct http_client *c, unsigned connect_ms, unsigned idle_ms, unsigned total_ms);
+
+/* The value of the Authorization header of all requests to come, in place of the token; NULL: none. Copied. -ENOMEM. */
+int http_client_set_authorization(struct http_client *c, const char *value);
 
 /* During downloads: called (in the thread of the download) whenever all that has arrived was given to on_data, before waiting for more. It
  * returns how many milliseconds to wait at most before it is called again; negative: no limit. NULL: nobody is called. */
@@ -68,6 +73,10 @@ typedef int (*http_on_data)(void *ctx, const void *p, size_t n);
  * chunks that is cut is -ECONNRESET, one without framing just ends. When on_data ended it: its code (e->text is on_data's to set: if
  * it left e->code at 0, a general text). */
 int http_client_download(struct http_client *c, const char *url, http_on_data on_data, void *ctx, int *status, struct err *e);
+
+/* The same for another method, with a JSON body (which stays the caller's): what watches of etcd's gateway are. */
+int http_client_stream(struct http_client *c, const char *method, const char *url, const void *body, size_t len, http_on_data on_data,
+                       void *ctx, int *status, struct err *e);
 
 /* Sends len bytes of fd from off on as the body (method PUT or POST; application/octet-stream). fd stays the caller's; its position is
  * not used. progress (or NULL) is told now and then how many bytes are sent. -ENODATA: the file is shorter. Rest as

@@ -142,7 +142,7 @@ def start_time(pid):
 class Node:
     """One node: its configuration, its launcher process, its mount. Not started by the constructor."""
 
-    def __init__(self, name, port, primary, peers, tmp, passthrough=True, extra="", data=None, token=None, log_level="info"):
+    def __init__(self, name, port, primary, peers, tmp, passthrough=True, extra="", data=None, token=None, log_level="info", lease=None):
         self.name = name
         self.port = port
         self.primary = primary
@@ -150,6 +150,7 @@ class Node:
         self.tmp = os.path.join(tmp, name)
         self.passthrough = passthrough
         self.extra = extra  # more lines of YAML
+        self.lease = lease or f"{{type: static, primary: {primary}}}"
         self.token = token
         self.log_level = log_level
         self.url = f"http://127.0.0.1:{port}"
@@ -171,7 +172,7 @@ class Node:
             f"data: {self.data}",
             f"fs: {{passthrough: {'auto' if self.passthrough else 'off'}}}",
             f"http: {{listen: 127.0.0.1:{self.port}}}",
-            f"lease: {{type: static, primary: {self.primary}}}",
+            f"lease: {self.lease}",
             f"logging: {{level: {self.log_level}}}",
             "nodes:",
         ]

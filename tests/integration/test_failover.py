@@ -1,0 +1,195 @@
+"""The lease in etcd: somebody takes over when the primary is gone, and nobody writes without the lease."""
+import contextlib
+import os
+import signal
+import time
+
+import harness
+from etcd import Etcd
+from harness import Cluster, EdgeTest, Session, SessionError, wait_until, within
+
+
+def primary_of(cluster):
+    """The one node that says that it is primary, or None."""
+    found = [n for n in cluster.nodes if n.running() and (n.try_status() or {}).get("role") == "primary"]
+    return found[0] if len(found) == 1 else None
+
+
+def wait_primary(cluster, other_than=None, timeout=20):
+    return wait_until(lambda: (p := primary_of(cluster)) is not other_than and p, timeout, "a node is primary")
+
+
+def wait_followers(cluster, primary):
+    for node in cluster.nodes:
+        if node is not primary and node.running():
+            wait_until(lambda n=node: (s := n.try_status() or {}).get("connected") and s.get("primary") == primary.name, 20,
+                       lambda n=node: f"{n.name} follows {primary.name}: {n.try_status()}")
+
+
+@contextlib.contextmanager
+def etcd_cluster(n, ttl="2s", members=1, more=None):
+    """n nodes and an etcd; yields (etcd, cluster, primary), everybody connected. more: {name: more of that node's lease}."""
+    with Etcd(members) as etcd, Cluster(n, start=False) as cluster:
+        for node in cluster.nodes:
+            node.lease = etcd.lease(ttl, (more or {}).get(node.name, ""))
+            node.write_config()
+            node.start(wait=False)
+        for node in cluster.nodes:
+            node.wait_ready()
+        primary = wait_primary(cluster)
+        wait_followers(cluster, primary)
+        yield etcd, cluster, primary
+
+
+class Failover(EdgeTest):
+    @within(90)
+    def test_the_most_advanced_replica_takes_over_when_the_primary_dies(self):
+        with etcd_cluster(3) as (etcd, cluster, primary):
+            harness.make_load_db(primary)
+            behind, ahead = [n for n in cluster.nodes if n is not primary]
+            for i in range(20):
+                primary.sql("load.db", "INSERT INTO t (w, s) VALUES (1, ?)", (i,))
+            wait_until(lambda: all(n.lsn() == primary.lsn() for n in (behind, ahead)), 10, "both have it")
+            os.kill(behind.pid("replicator"), signal.SIGSTOP)  # it stays behind: more than its socket takes
+            try:
+                for i in range(20, 40):
+                    primary.sql("load.db", "INSERT INTO t (w, s, pad) VALUES (1, ?, ?)", (i, os.urandom(1000000).hex()))
+                wait_until(lambda: ahead.lsn() == primary.lsn(), 10, "one has all")
+                epoch = primary.status()["epoch"]
+                primary.kill_all()
+            finally:
+                os.kill(behind.pid("replicator"), signal.SIGCONT)
+            new = wait_primary(cluster, primary)
+            self.assertIs(new, ahead)
+            self.assertGreater(new.status()["epoch"], epoch)
+            self.assertEqual(new.sql("load.db", "SELECT count(*) FROM t"), [(40,)])
+            new.sql("load.db", "INSERT INTO t (w, s) VALUES (2, 0)")
+            wait_until(lambda: behind.sql("load.db", "SELECT count(*) FROM t") == [(41,)], 20, "the other follows")
+            primary.start()
+            wait_followers(cluster, new)
+            wait_until(lambda: primary.sql("load.db", "SELECT count(*) FROM t") == [(41,)], 20, "the old primary follows")
+            self.assertEqual(primary.status()["role"], "replica")
+            cluster.identical()
+
+    @within(60)
+    def test_a_restarted_replicator_stays_primary_in_the_same_epoch(self):
+        with etcd_cluster(2) as (etcd, cluster, primary):
+            harness.make_load_db(primary)
+            epoch = primary.status()["epoch"]
+            for _ in range(3):
+                primary.kill_and_wait("replicator")
+                wait_until(lambda: (primary.try_status() or {}).get("role") == "primary", 10, "it is primary again")
+                primary.sql("load.db", "INSERT INTO t (w, s) VALUES (1, 1)")
+            self.assertEqual(primary.status()["epoch"], epoch)
+            cluster.sync()
+            cluster.identical()
+
+    @within(60)
+    def test_without_etcd_a_primary_fences_itself_and_takes_over_again_when_it_is_back(self):
+        with etcd_cluster(2) as (etcd, cluster, primary):
+            harness.make_load_db(primary)
+            cluster.sync()
+            with Session(primary.path("load.db"), timeout=0.1) as app:
+                app.sql("INSERT INTO t (w, s) VALUES (1, 1)")
+                etcd.kill()
+                wait_until(lambda: primary.status()["role"] != "primary", 10, "it fences itself")
+
+                def refused():
+                    try:
+                        app.sql("INSERT INTO t (w, s) VALUES (1, 2)")
+                    except SessionError as e:
+                        return e.name
+                    return None
+
+                self.assertIn("BUSY", wait_until(refused, 5, "writes are refused"))
+                self.assertEqual(app.sql("SELECT count(*) FROM t WHERE s = 1"), [(1,)])
+                etcd.start()
+                new = wait_primary(cluster)
+                wait_followers(cluster, new)
+                new.sql("load.db", "INSERT INTO t (w, s) VALUES (3, 3)")
+            cluster.sync()
+            cluster.identical()
+
+    @within(60)
+    def test_a_stopped_primary_gives_the_lease_up_at_once(self):
+        with etcd_cluster(2, ttl="60s") as (etcd, cluster, primary):
+            harness.make_load_db(primary)
+            cluster.sync()
+            other = next(n for n in cluster.nodes if n is not primary)
+            primary.stop()
+            wait_until(lambda: other.status()["role"] == "primary", 15, "the other takes over long before the lease runs out")
+            other.sql("load.db", "INSERT INTO t (w, s) VALUES (1, 1)")
+            primary.start()
+            wait_followers(cluster, other)
+            cluster.sync()
+            cluster.identical()
+
+    @within(90)
+    def test_planned_promotions_move_the_lease(self):
+        with etcd_cluster(3) as (etcd, cluster, primary):
+            harness.make_load_db(primary)
+            cluster.sync()
+            writers = [cluster.load("writer", "--mounts", *[n.mount for n in cluster.nodes], "--id", i, "--busy", 2) for i in range(2)]
+            for w in writers:
+                w.wait_acked(5)
+            for i in range(6):
+                target = next(n for n in cluster.nodes if n is not primary)
+                wait_until(lambda: any(r["node"] == target.name and r["connected"] for r in primary.status()["replicas"]), 10, "it is connected")
+                answer = cluster.promote(target, via=primary)
+                self.assertEqual(answer["primary"], target.name)
+                primary = target
+                wait_until(lambda: primary.status()["lease"]["holder"] == primary.name, 5, "the lease is the target's")
+            for w in writers:
+                w.finish()
+            wait_followers(cluster, primary)
+            cluster.identical()
+            for n in cluster.nodes:
+                harness.check_exactly_once(n, "load.db", writers)
+
+    @within(60)
+    def test_who_is_no_candidate_or_empty_does_not_take_over(self):
+        with etcd_cluster(2, more={"b": "candidate: false"}) as (etcd, cluster, primary):
+            a, b = cluster.nodes
+            self.assertIs(primary, a)
+            harness.make_load_db(a)
+            cluster.sync()
+            a.kill_all()
+            wait_until(lambda: "no candidate" in " ".join(b.status()["warnings"]), 20, "b says why it does not take over")
+            self.assertEqual(b.status()["role"], "replica")
+            a.start()
+            wait_until(lambda: primary_of(cluster) is a, 20, "a is primary again")
+
+    @within(90)
+    def test_a_paused_primary_is_harmless(self):
+        """SIGSTOP of all its programs for longer than the lease: another takes over; what is continued follows it."""
+        with etcd_cluster(2) as (etcd, cluster, primary):
+            harness.make_load_db(primary)
+            cluster.sync()
+            other = next(n for n in cluster.nodes if n is not primary)
+            pids = [primary.pid("replicator")]
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                wait_until(lambda: other.status()["role"] == "primary", 20, "the other takes over")
+                other.sql("load.db", "INSERT INTO t (w, s) VALUES (1, 1)")
+            finally:
+                for pid in pids:
+                    os.kill(pid, signal.SIGCONT)
+            wait_until(lambda: primary.status()["role"] == "replica" and primary.status()["connected"], 20, "it follows")
+            cluster.sync()
+            cluster.identical()
+
+    @within(90)
+    def test_an_etcd_of_three_members_may_lose_one(self):
+        with etcd_cluster(2, members=3, ttl="3s") as (etcd, cluster, primary):
+            harness.make_load_db(primary)
+            for i in range(3):
+                etcd.kill(i)
+                deadline = time.monotonic() + 4
+                while time.monotonic() < deadline:  # longer than the lease: it was renewed with the others
+                    primary.sql("load.db", "INSERT INTO t (w, s) VALUES (1, 1)", timeout=2)
+                    self.assertEqual(primary.status()["role"], "primary")
+                    time.sleep(0.2)
+                etcd.start(i)
+            cluster.sync()
+            cluster.identical()
