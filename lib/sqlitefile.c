@@ -29,6 +29,22 @@ int dbfile_header_decode(const void *p, size_t n, struct dbfile_header *h)
     return 0;
 }
 
+uint32_t freelist_leaf(const uint8_t *page, int i)
+{
+    return be32_get(page + 8 + 4 * i);
+}
+
+int freelist_trunk_leaves(const uint8_t *page, uint32_t page_size, uint32_t page_count)
+{
+    uint32_t next = be32_get(page), n = be32_get(page + 4);
+    if (next > page_count || n > page_size / 4 - 2)
+        return -1;
+    for (int i = 0; i < (int)n; i++)
+        if (freelist_leaf(page, i) < 2 || freelist_leaf(page, i) > page_count)
+            return -1;
+    return (int)n;
+}
+
 static inline uint32_t load32(const void *p)
 {
     uint32_t v;

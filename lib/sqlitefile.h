@@ -21,6 +21,15 @@ struct dbfile_header {
  * impossible page size) and *h untouched. */
 int dbfile_header_decode(const void *p, size_t n, struct dbfile_header *h);
 
+/* Freelist (§1.5): a trunk page holds the next trunk's number, a count, and that many numbers of leaf pages. A page that a transaction takes from the list
+ * is written without having been journaled, since its contents meant nothing: only the trunk that named it is in the journal.
+ *
+ * How many leaves page would name if it were a trunk, in a database of page_count pages; -1: it is none. A page of another kind may look
+ * like one by chance, so this only says what may be. */
+int freelist_trunk_leaves(const uint8_t *page, uint32_t page_size, uint32_t page_count);
+/* Number of leaf i (0 …) of such a page. */
+uint32_t freelist_leaf(const uint8_t *page, int i);
+
 #define WAL_HEADER_SIZE 32u
 #define WAL_FRAME_HEADER_SIZE 24u
 
