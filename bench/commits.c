@@ -1,12 +1,13 @@
 /* Commits of one row each, as many as there is time for, or at a given rate.
  *
- *   commits DB [--sync FULL] [--seconds S] [--n N] [--rate R] [--warm N] [--index 1]
+ *   commits DB [--sync FULL] [--seconds S] [--n N] [--rate R] [--warm N] [--index 1] [--journal WAL]
  *
- * WAL mode; the row has 100 bytes, the table one index of random keys (--index 0: none); one prepared INSERT, autocommit. Ends after N commits or S seconds,
+ * In journal mode WAL, or the one that --journal names; the row has 100 bytes, the table one index of random keys (--index 0: none); one prepared INSERT, autocommit. Ends after N commits or S seconds,
  * whichever comes first (0: no such limit), or on SIGTERM. --warm: that many commits before the clock starts. Prints {"commits":…, "seconds":…, "rate":…, "late": …}; late: seconds
  * by which the last commit missed the schedule that --rate set. */
 #include "bench/bench.h"
 #include <signal.h>
+#include <strings.h>
 #include <sys/prctl.h>
 
 static volatile sig_atomic_t stop;
@@ -28,10 +29,10 @@ static void commit_row(sqlite3_stmt *insert, uint64_t *state)
     db_run(insert);
 }
 
-static sqlite3_stmt *prepare_table(sqlite3 *db, const char *sync, bool with_index)
+static sqlite3_stmt *prepare_table(sqlite3 *db, const char *sync, const char *journal, bool with_index)
 {
-    if (db_int(db, "SELECT count(*) FROM pragma_journal_mode WHERE journal_mode = 'wal'") == 0)
-        db_exec(db, "PRAGMA journal_mode = WAL");
+    if (strcasecmp(journal, "WAL") != 0 || db_int(db, "SELECT count(*) FROM pragma_journal_mode WHERE journal_mode = 'wal'") == 0)
+        db_exec(db, "PRAGMA journal_mode = %s", journal);
     db_exec(db, "PRAGMA synchronous = %s", sync);
     db_exec(db, "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, k INTEGER, pad TEXT)");
     if (with_index)
@@ -54,7 +55,8 @@ int main(int argc, char **argv)
     prctl(PR_SET_TIMERSLACK, 1000ul, 0ul, 0ul, 0ul);
 
     sqlite3 *db = db_open(argv[1]);
-    sqlite3_stmt *insert = prepare_table(db, option(argc, argv, "--sync", "FULL"), option_number(argc, argv, "--index", 1) > 0);
+    sqlite3_stmt *insert = prepare_table(db, option(argc, argv, "--sync", "FULL"), option(argc, argv, "--journal", "WAL"),
+                                         option_number(argc, argv, "--index", 1) > 0);
     uint64_t state = 88172645463325252ul ^ (uint64_t)getpid();
     for (double i = option_number(argc, argv, "--warm", 0); i > 0; i--)
         commit_row(insert, &state);

@@ -134,12 +134,14 @@ def settled_lsn(node, timeout=30):
 # ---- commits ----
 
 
-def commits(sync, target):
+def commits(sync, target, journal="WAL"):
     """Commits of one row of 100 bytes into a table with one index (random keys), 0.5 s each, each turn on a new database that the replica
     already has. The replica follows all the time; how long it needs after the last commit is noted."""
+    name = f"commits-{sync.lower()}" if journal == "WAL" else f"commits-{journal.lower()}-{sync.lower()}"
+    options = ("--sync", sync, "--journal", journal)
 
     def row(passthrough, _sources):
-        line = Line(f"commits-{sync.lower()}", f"commits/s, WAL, synchronous={sync}, 1 row of 100 bytes with one index, replica attached",
+        line = Line(name, f"commits/s, {journal}, synchronous={sync}, 1 row of 100 bytes with one index, replica attached",
                     f"≥ {target:.2f} of plain")
         behind = []
         with harness.Cluster(2, passthrough) as cluster, plain_dir() as plain:
@@ -147,9 +149,9 @@ def commits(sync, target):
 
             def edgefs_turn(i):
                 path = a.path(f"c{i}.db")
-                tool("commits", path, "--sync", sync, "--n", 100)
+                tool("commits", path, *options, "--n", 100)
                 cluster.sync()
-                rate = tool("commits", path, "--sync", sync, "--warm", 200, "--seconds", 0.5)["rate"]
+                rate = tool("commits", path, *options, "--warm", 200, "--seconds", 0.5)["rate"]
                 start = time.monotonic()
                 b.wait_applied(settled_lsn(a))
                 behind.append((time.monotonic() - start - 0.05) * 1000)
@@ -157,8 +159,8 @@ def commits(sync, target):
 
             def plain_turn(i):
                 path = os.path.join(plain, f"c{i}.db")
-                tool("commits", path, "--sync", sync, "--n", 100)
-                return tool("commits", path, "--sync", sync, "--warm", 200, "--seconds", 0.5)["rate"]
+                tool("commits", path, *options, "--n", 100)
+                return tool("commits", path, *options, "--warm", 200, "--seconds", 0.5)["rate"]
 
             compare(line, paired(edgefs_turn, plain_turn), "/s", at_least=target)
         line.notes.append(f"after the last commit the replica had everything within {max(0, statistics.median(behind)):.0f} ms")
@@ -483,6 +485,7 @@ LAG_TITLE = "return of COMMIT → row visible on the replica's mount"
 ROWS = {
     "commits-full": commits("FULL", 0.9),
     "commits-normal": commits("NORMAL", 0.7),
+    **{f"commits-{j.lower()}-{s.lower()}": commits(s, 0.8, j) for j in ("DELETE", "TRUNCATE", "PERSIST") for s in ("FULL", "NORMAL")},
     "reads-primary": reads_primary,
     "reads-replica": reads_replica,
     "lag": lag("lag", f"{LAG_TITLE}, 1 writer, a commit every 2 ms", ("--n", 2000), 250, 1000),

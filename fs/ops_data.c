@@ -79,7 +79,7 @@ static void tell_modified(const struct call *c, fuse_ino_t ino)
     table_unlock(fs->table);
 }
 
-static void write_now(struct call *c, fuse_ino_t ino, uint64_t fh, const char *buf, size_t size, off_t off)
+static void write_now(struct call *c, fuse_ino_t ino, uint64_t fh, const char *buf, size_t size, off_t off, bool mapped)
 {
     int fd = files_get(c->fs, ino, false);
     if (fd < 0) {
@@ -96,8 +96,9 @@ static void write_now(struct call *c, fuse_ino_t ino, uint64_t fh, const char *b
             err = n == 0 ? EIO : errno;
     }
     files_put(c->fs, ino);
-    if ((fh & FH_DATABASE) && !(fh & FH_REPLICATOR) && role_get(c->fs) == HOOKS_ROLE_PRIMARY)
-        tell_modified(c, ino); /* fallback only: passthrough writes are not seen here */
+    /* Fallback only. A write(2) has raised an inotify event of its own; what was stored through a mapping has not. */
+    if (mapped && (fh & FH_DATABASE) && !(fh & FH_REPLICATOR) && role_get(c->fs) == HOOKS_ROLE_PRIMARY)
+        tell_modified(c, ino);
     if (err && !done)
         call_reply(c, err);
     else {
@@ -112,7 +113,7 @@ static void journal_end_answered(struct hook_ask *a)
     if (a->answered && a->error)
         call_reply(&w->call, a->error);
     else
-        write_now(&w->call, w->ino, w->fh, w->data, w->size, 0);
+        write_now(&w->call, w->ino, w->fh, w->data, w->size, 0, false);
     free(w);
 }
 
@@ -162,7 +163,7 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
             return;
         free(w);
     }
-    write_now(&c, ino, fi->fh, buf, size, off);
+    write_now(&c, ino, fi->fh, buf, size, off, fi->writepage);
 }
 
 /* ---- fsync ---- */

@@ -29,6 +29,12 @@ int dbfile_header_decode(const void *p, size_t n, struct dbfile_header *h)
     return 0;
 }
 
+uint32_t dbfile_pages(const struct dbfile_header *h, int64_t size)
+{
+    uint32_t in_file = (uint32_t)((size + h->page_size - 1) / h->page_size);
+    return h->page_count_valid && h->page_count <= in_file ? h->page_count : in_file;
+}
+
 uint32_t freelist_leaf(const uint8_t *page, int i)
 {
     return be32_get(page + 8 + 4 * i);

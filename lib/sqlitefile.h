@@ -21,6 +21,10 @@ struct dbfile_header {
  * impossible page size) and *h untouched. */
 int dbfile_header_decode(const void *p, size_t n, struct dbfile_header *h);
 
+/* Pages of a database whose file is size bytes long: what its header says, if that is valid and the file has as many (a transaction that shrank the database
+ * cuts the file only after its journal has ended); otherwise what the file has, a last one that is cut off included. */
+uint32_t dbfile_pages(const struct dbfile_header *h, int64_t size);
+
 /* Freelist (§1.5): a trunk page holds the next trunk's number, a count, and that many numbers of leaf pages. A page that a transaction takes from the list
  * is written without having been journaled, since its contents meant nothing: only the trunk that named it is in the journal.
  *

@@ -114,6 +114,12 @@ int file_is_wal_mode(struct node *n, struct database *db, bool *wal, struct err 
         return err_errno(e, errno, "open %s", db->name);
     ssize_t k = pread(fd, buf, sizeof buf, 0);
     *wal = k == (ssize_t)sizeof buf && !dbfile_header_decode(buf, sizeof buf, &h) && h.write_version == 2;
+    /* A WAL counts whatever the header says, as for SQLite (pager.c, pagerOpenWalIfPresent): while readers are there a database that the primary has taken out
+     * of WAL mode goes on being written through its WAL (apply_tx.c). */
+    char name[LAYOUT_NAME_MAX + 8];
+    struct stat st;
+    snprintf(name, sizeof name, "%s%s", db->name, LAYOUT_WAL);
+    *wal |= !fstatat(n->db_fd, name, &st, AT_SYMLINK_NOFOLLOW) && st.st_size > 0;
     return 0;
 }
 
@@ -134,6 +140,7 @@ static int open_wal(struct node *n, struct database *db, struct apply_file *f, s
 
 int apply_file_open(struct node *n, struct database *db, struct err *e)
 {
+    struct err ignored;
     if (!db->apply) {
         db->apply = calloc(1, sizeof *db->apply);
         if (!db->apply)
@@ -156,6 +163,10 @@ int apply_file_open(struct node *n, struct database *db, struct err *e)
         rc = f->wal ? open_index(f, e) : 0;
         if (!rc && f->wal)
             rc = open_connection(n, db, f, e);
+        f->open = f->exclusive = true; /* perhaps: then readers are let in now, or a change was being written, which goes on under these locks */
+        if (database_load(n->databases, db, &ignored) == 0)
+            apply_inplace_unlock(db);
+        f->exclusive = false;
     } else {
         rc = f->wal ? open_connection(n, db, f, e) : 0;
         if (!rc)
@@ -183,7 +194,8 @@ void apply_file_close(struct node *n, struct database *db)
     struct apply_file *f = db->apply;
     if (!f || !f->open)
         return;
-    f->open = false;
+    f->open = f->exclusive = false;
+    f->waiting_ns = 0;
     pthread_mutex_lock(&list_lock);
     unlist(f);
     pthread_mutex_unlock(&list_lock);
@@ -226,7 +238,7 @@ static void opening_job(struct node *n, struct database *db, uint64_t arg)
         bool regular = !fstatat(n->db_fd, db->name, &st, AT_SYMLINK_NOFOLLOW) && st.st_size > 0;
         if (regular && db->state != DATABASE_OTHER)
             rc = apply_file_open(n, db, &e);
-        if (!rc && db->state != DATABASE_OTHER && database_dbstate(db)->txid && !database_load(n->databases, db, &e) && sums_torn(db->sums))
+        if (!rc && database_dbstate(db)->torn)
             rc = err_set(&e, ERR_AGAIN_LATER, "a change that was under way when replication was killed has yet to be entered again");
         if (rc == ERR_CORRUPT || rc == -ENOENT)
             rc = 0; /* not a database, or gone: the application will see for itself */

@@ -23,6 +23,10 @@ struct apply_file {
     bool checkpointing; /* a checkpoint is queued or running */
     uint32_t checkpoint_at; /* ask for the next one when the WAL has this many frames */
     uint64_t used_ns;
+    /* Rollback mode: waiting for readers to leave (apply_inplace.c). */
+    bool exclusive;        /* PENDING and EXCLUSIVE are held */
+    uint64_t waiting_ns;   /* PENDING is held since then, and readers are still in; 0: not */
+    uint64_t let_go_ns;    /* it was given up: not before this time again */
 };
 
 /* A change of a database that is to be entered whole. */
@@ -42,7 +46,7 @@ int apply_file_open(struct node *n, struct database *db, struct err *e);
 /* Closes and lets go of the fence. db->sqlite and db->lock are held. */
 void apply_file_close(struct node *n, struct database *db);
 
-/* True if the file's header says WAL. */
+/* True if the file's header says WAL, or there is one. */
 int file_is_wal_mode(struct node *n, struct database *db, bool *wal, struct err *e);
 
 /* Enters tx: verifies the checksum first, writes, publishes, and updates the sidecar. Takes the locks that it needs; the usual case, a
@@ -78,5 +82,12 @@ struct apply_sum {
 };
 int apply_wal_write(struct node *n, struct database *db, const struct apply_tx *tx, struct dbstate *st, struct err *e);
 int apply_inplace_write(struct node *n, struct database *db, const struct apply_tx *tx, struct err *e);
+/* Rollback mode: takes PENDING and EXCLUSIVE, as apply_inplace_write does. Does not wait for readers: while they are in, PENDING stays (no new ones get in) and the
+ * result is ERR_AGAIN_LATER; after `apply-wait` it is let go for as long, and the message says so. db->sqlite and db->lock are held. */
+int apply_inplace_lock(struct node *n, struct database *db, struct err *e);
+/* Gives up both. Not while the file is torn. */
+void apply_inplace_unlock(struct database *db);
+/* True while it waits with PENDING held: to be tried again very soon, nothing to speak of yet. db->lock is held. */
+bool apply_inplace_waits(const struct database *db);
 
 #endif

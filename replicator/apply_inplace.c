@@ -3,10 +3,14 @@
 #include "replicator/apply_file.h"
 
 #include "lib/util.h"
+#include "replicator/worker.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
+
+#define READERS_WAIT_NS 1500000u /* a reader's transaction usually ends within this: waited for at the first try */
+#define STEP_NS 100000u
 
 static int lock_wait(int fd, int64_t start, int64_t len, uint64_t deadline_ns)
 {
@@ -14,8 +18,70 @@ static int lock_wait(int fd, int64_t start, int64_t len, uint64_t deadline_ns)
         int rc = lock_range(fd, F_WRLCK, start, len);
         if (rc != -EAGAIN || now_ns() >= deadline_ns)
             return rc;
-        nanosleep(&(struct timespec){.tv_nsec = 500000}, NULL);
+        nanosleep(&(struct timespec){.tv_nsec = STEP_NS}, NULL);
     }
+}
+
+static void let_go(struct apply_file *f)
+{
+    (void)lock_range(f->fence.db_fd, F_UNLCK, DBLOCK_SHARED_FIRST, DBLOCK_SHARED_SIZE); /* unlocking cannot fail */
+    (void)lock_range(f->fence.db_fd, F_UNLCK, DBLOCK_PENDING, 1);
+    f->exclusive = false;
+    f->waiting_ns = 0;
+}
+
+void apply_inplace_unlock(struct database *db)
+{
+    struct apply_file *f = db->apply;
+    if (f && f->open && !f->wal && (f->exclusive || f->waiting_ns) && !database_dbstate(db)->torn)
+        let_go(f);
+}
+
+bool apply_inplace_waits(const struct database *db)
+{
+    return db->apply && db->apply->open && db->apply->waiting_ns;
+}
+
+/* worker_fn: readers are let in again when `apply-wait` is over, whatever the thread that applies is doing then. arg: the wait that it is about. */
+static void let_go_job(struct node *n, struct database *db, uint64_t arg)
+{
+    (void)n;
+    pthread_mutex_lock(&db->lock);
+    struct apply_file *f = db->apply;
+    if (f && f->open && f->waiting_ns == arg && !database_dbstate(db)->torn) {
+        f->let_go_ns = now_ns() + MAX(n->config->apply_wait_ms, 100u) * 1000000u;
+        let_go(f);
+    }
+    pthread_mutex_unlock(&db->lock);
+}
+
+int apply_inplace_lock(struct node *n, struct database *db, struct err *e)
+{
+    struct apply_file *f = db->apply;
+    int fd = f->fence.db_fd;
+    uint64_t now = now_ns();
+    if (f->exclusive)
+        return 0;
+    if (now < f->let_go_ns)
+        return err_set(e, ERR_AGAIN_LATER, "%s: a reader kept its transaction open for longer than apply-wait (rollback-journal mode: it blocks the change)",
+                       db->name);
+    /* PENDING keeps new readers out, so those that are in it come to an end (https://sqlite.org/lockingv3.html §5). */
+    int rc = lock_wait(fd, DBLOCK_PENDING, 1, f->waiting_ns ? 0 : now + READERS_WAIT_NS);
+    if (!rc)
+        rc = lock_wait(fd, DBLOCK_SHARED_FIRST, DBLOCK_SHARED_SIZE, f->waiting_ns ? 0 : now + READERS_WAIT_NS);
+    if (!rc) {
+        f->exclusive = true;
+        f->waiting_ns = 0;
+        return 0;
+    }
+    if (rc != -EAGAIN)
+        return err_errno(e, -rc, "lock %s", db->name);
+    if (!f->waiting_ns) {
+        f->waiting_ns = now;
+        if (worker_post(n->worker, let_go_job, db, now, n->config->apply_wait_ms * 1000000u))
+            let_go(f);
+    }
+    return err_set(e, ERR_AGAIN_LATER, "%s: waiting for a reader (rollback-journal mode)", db->name);
 }
 
 static int write_pages(int fd, const struct apply_tx *tx, struct err *e)
@@ -35,27 +101,29 @@ static int write_pages(int fd, const struct apply_tx *tx, struct err *e)
 
 int apply_inplace_write(struct node *n, struct database *db, const struct apply_tx *tx, struct err *e)
 {
+    int rc = apply_inplace_lock(n, db, e);
+    if (rc)
+        return rc;
     int fd = db->apply->fence.db_fd;
-    uint64_t deadline = now_ns() + n->config->apply_wait_ms * 1000000u;
-    /* PENDING keeps new readers out, so those that are in it come to an end (https://sqlite.org/lockingv3.html §5). */
-    int rc = lock_wait(fd, DBLOCK_PENDING, 1, deadline);
-    if (!rc)
-        rc = lock_wait(fd, DBLOCK_SHARED_FIRST, DBLOCK_SHARED_SIZE, deadline);
-    if (rc == -EAGAIN)
-        rc = err_set(e, ERR_AGAIN_LATER, "%s: a reader keeps its transaction open (rollback-journal mode: it blocks the change)", db->name);
-    else if (rc)
-        rc = err_errno(e, -rc, "lock %s", db->name);
     struct stat st;
     off_t size = (off_t)tx->commit * tx->page_size;
-    if (!rc && !fstat(fd, &st) && st.st_size < size && posix_fallocate(fd, st.st_size, size - st.st_size))
-        rc = err_errno(e, ENOSPC, "grow %s to %lld bytes", db->name, (long long)size); /* before anything was changed */
-    if (!rc)
-        rc = write_pages(fd, tx, e);
+    if (fstat(fd, &st) || (st.st_size < size && posix_fallocate(fd, st.st_size, size - st.st_size))) {
+        apply_inplace_unlock(db); /* before anything was changed */
+        return err_errno(e, ENOSPC, "grow %s to %lld bytes", db->name, (long long)size);
+    }
+    /* From here on nobody may see the file before it is whole: not after an error (the locks stay, it is tried again), nor if this process is killed (the launcher keeps
+     * the locks), nor after the machine has stopped (whoever opens it waits until the record has been entered again). */
+    sums_mark_torn(db->sums);
+    rc = write_pages(fd, tx, e);
     if (!rc && ftruncate(fd, size))
         rc = err_errno(e, errno, "truncate %s", db->name);
-    (void)lock_range(fd, F_UNLCK, DBLOCK_SHARED_FIRST, DBLOCK_SHARED_SIZE);
-    (void)lock_range(fd, F_UNLCK, DBLOCK_PENDING, 1);
-    return rc;
+    if (rc)
+        return rc;
+    struct dbstate whole = *database_dbstate(db);
+    whole.torn = 0; /* though not entered yet: a successor writes it again, under the locks */
+    sums_touch(db->sums, &whole);
+    apply_inplace_unlock(db);
+    return 0;
 }
 
 int apply_make_parents(struct node *n, const char *name, struct stat *parent, struct err *e)

@@ -14,6 +14,7 @@
 #define BATCH_BYTES (8u << 20) /* pages in memory before they are applied */
 #define BATCH_RECORDS 4096u
 #define RETRY_NS 50000000u
+#define RETRY_SOON_NS 1000000u /* a rollback-journal database waits for a reader's transaction to end, and keeps new ones out */
 
 struct merged_page {
     uint32_t pgno;
@@ -41,6 +42,8 @@ struct apply {
     uint64_t last_lsn; /* of the last record added */
     uint64_t retry_ns;
     bool any_blocked;
+    bool soon; /* … and one of them only for readers that are about to leave */
+    uint8_t *payload; /* of a record that is read back from the log; APPLY_IN_MEMORY bytes, allocated when first needed */
 };
 
 int apply_records_open(struct node *n, struct apply **out, struct err *e)
@@ -78,6 +81,7 @@ void apply_records_close(struct apply *a)
         merge_free(a, m);
     }
     ltx_decoder_free(a->dec);
+    free(a->payload);
     free(a);
 }
 
@@ -112,7 +116,9 @@ static void block(struct apply *a, struct database *db, uint64_t lsn, int rc, co
     default:
         if (rc == -ENOSPC || rc == -EDQUOT)
             atomic_store(&a->node->disk_full, true);
-        if (db->state != DATABASE_IMAGE)
+        if (rc == ERR_AGAIN_LATER && apply_inplace_waits(db))
+            a->soon = true, a->retry_ns = MIN(a->retry_ns, now_ns() + RETRY_SOON_NS); /* for no longer than apply-wait: nothing to speak of yet */
+        else if (db->state != DATABASE_IMAGE)
             database_mark(db, DATABASE_WAITING, "%s", why);
     }
     pthread_mutex_unlock(&db->lock);
@@ -255,9 +261,8 @@ static int merge_put(struct apply *a, struct merge *m, uint32_t pgno, const uint
     return 0;
 }
 
-static void merge_apply(struct apply *a, struct merge *m)
+static int merge_run(struct apply *a, struct merge *m, struct err *e)
 {
-    struct err e;
     struct apply_tx tx = {
         .page_size = m->page_size,
         .commit = m->commit,
@@ -270,24 +275,39 @@ static void merge_apply(struct apply *a, struct merge *m)
         .ctx = m,
     };
     merge_rewind(m, NULL);
-    int rc = apply_tx_run(a->node, m->db, &tx, &e);
+    return apply_tx_run(a->node, m->db, &tx, e);
+}
+
+static void merge_apply(struct apply *a, struct merge *m)
+{
+    struct err e;
+    int rc = merge_run(a, m, &e);
     if (rc)
         block(a, m->db, m->first_lsn, rc, e.text);
+}
+
+/* Takes the merge of db out of the list; NULL: there is none. */
+static struct merge *take_merge(struct apply *a, struct database *db)
+{
+    if (!db->merge)
+        return NULL;
+    for (struct merge **p = &a->merges; *p; p = &(*p)->next)
+        if ((*p)->db == db) {
+            struct merge *m = *p;
+            *p = m->next;
+            return m;
+        }
+    return NULL;
 }
 
 /* Applies one database's records before something that must come after them. */
 static void flush_one(struct apply *a, struct database *db)
 {
-    if (!db->merge)
+    struct merge *m = take_merge(a, db);
+    if (!m)
         return;
-    for (struct merge **p = &a->merges; *p; p = &(*p)->next)
-        if ((*p)->db == db) {
-            struct merge *m = *p;
-            *p = m->next;
-            merge_apply(a, m);
-            merge_free(a, m);
-            return;
-        }
+    merge_apply(a, m);
+    merge_free(a, m);
 }
 
 static int add_to_merge(struct apply *a, struct database *db, const struct record_head *rh, const uint8_t *payload, struct err *e)
@@ -517,9 +537,9 @@ bool apply_records_full(const struct apply *a)
     return a->bytes >= BATCH_BYTES || a->records >= BATCH_RECORDS;
 }
 
-bool apply_records_waiting(const struct apply *a)
+int apply_records_wait_ms(const struct apply *a)
 {
-    return a->any_blocked;
+    return !a->any_blocked ? -1 : (int)((a->soon ? RETRY_SOON_NS : RETRY_NS) / 1000000u);
 }
 
 void apply_records_flush(struct apply *a)
@@ -549,6 +569,48 @@ static void reached(struct apply *a, struct database *db, uint64_t lsn)
     pthread_mutex_unlock(&db->lock);
 }
 
+/* Applies what catch_up has merged. *at: first record that is not applied. */
+static int flush_caught_up(struct apply *a, struct database *db, uint64_t *at, struct err *e)
+{
+    struct merge *m = take_merge(a, db);
+    if (!m)
+        return 0;
+    int rc = merge_run(a, m, e);
+    if (rc)
+        *at = m->first_lsn;
+    merge_free(a, m);
+    return rc;
+}
+
+/* One record of the log, at c: merged with those before it, or applied after them. */
+static int catch_up_record(struct apply *a, struct database *db, const struct rlog_cursor *c, const struct record_head *h, int64_t offset,
+                           uint64_t *at, struct err *e)
+{
+    int rc = 0;
+    if (h->type == RECORD_TX && h->payload_len <= APPLY_IN_MEMORY) {
+        if (!a->payload && !(a->payload = malloc(APPLY_IN_MEMORY)))
+            return err_errno(e, ENOMEM, "apply");
+        if (pread(c->fd, a->payload, h->payload_len, offset) != (ssize_t)h->payload_len)
+            return err_set(e, ERR_CORRUPT, "%s: a record cannot be read", db->name);
+        rc = add_to_merge(a, db, h, a->payload, e);
+        if (!rc)
+            return a->bytes >= BATCH_BYTES ? flush_caught_up(a, db, at, e) : 0;
+        struct err flushed;
+        int before = flush_caught_up(a, db, at, &flushed); /* those before one that cannot be taken */
+        if (before) {
+            *e = flushed;
+            return before;
+        }
+        *at = h->pos.lsn;
+        return rc;
+    }
+    rc = flush_caught_up(a, db, at, e);
+    if (rc)
+        return rc;
+    *at = h->pos.lsn;
+    return apply_record(a, db, h, NULL, c->fd, offset, e);
+}
+
 /* Goes through the log from the first record that db lacks. */
 static int catch_up(struct apply *a, struct database *db, uint64_t from, struct err *e)
 {
@@ -558,12 +620,18 @@ static int catch_up(struct apply *a, struct database *db, uint64_t from, struct 
     uint64_t at = from;
     int rc = rlog_seek(a->node->rlog, from, &c, e);
     while (!rc && (rc = rlog_next(a->node->rlog, &c, &h, &offset, e)) > 0) {
-        at = h.pos.lsn;
-        if (h.type == RECORD_RENAME)
-            reached(a, db, at);
-        if (!strcmp(h.name, db->name))
-            rc = apply_record(a, db, &h, NULL, c.fd, offset, e);
-        else
+        rc = 0;
+        if (!db->merge)
+            at = h.pos.lsn;
+        if (h.type == RECORD_RENAME) { /* what was merged comes before it */
+            rc = flush_caught_up(a, db, &at, e);
+            at = rc ? at : h.pos.lsn;
+            if (!rc)
+                reached(a, db, at);
+        }
+        if (!rc && !strcmp(h.name, db->name))
+            rc = catch_up_record(a, db, &c, &h, offset, &at, e);
+        else if (!rc)
             rc = is_renamed_to(&h, c.fd, offset, db) ? renamed_to(a, db, &h, e) : 0;
         if (!rc && h.type == RECORD_RENAME)
             reached(a, db, at + 1);
@@ -571,11 +639,24 @@ static int catch_up(struct apply *a, struct database *db, uint64_t from, struct 
             break; /* later ones come through apply_records_add */
     }
     rlog_cursor_close(&c);
+    if (rc >= 0)
+        rc = flush_caught_up(a, db, &at, e);
     if (rc < 0) {
         pthread_mutex_lock(&db->lock);
         database_set_pending(a->node->databases, db, at);
         pthread_mutex_unlock(&db->lock);
     }
+    return rc;
+}
+
+/* Rollback mode: no record is read from the log before the readers have left. */
+static int wait_for_readers(struct apply *a, struct database *db, struct err *e)
+{
+    pthread_mutex_lock(&db->sqlite);
+    pthread_mutex_lock(&db->lock);
+    int rc = db->apply && db->apply->open && !db->apply->wal ? apply_inplace_lock(a->node, db, e) : 0;
+    pthread_mutex_unlock(&db->lock);
+    pthread_mutex_unlock(&db->sqlite);
     return rc;
 }
 
@@ -585,8 +666,8 @@ void apply_records_retry(struct apply *a)
     size_t n;
     if (!a->any_blocked || now_ns() < a->retry_ns)
         return;
-    a->retry_ns = now_ns() + RETRY_NS;
     apply_records_flush(a);
+    a->soon = false;
     struct database **list = databases_pending(a->node->databases, &n);
     for (size_t i = 0; i < n; i++) {
         struct database *db = list[i];
@@ -595,7 +676,13 @@ void apply_records_retry(struct apply *a)
         pthread_mutex_unlock(&db->lock);
         if (!waits)
             continue;
-        int rc = catch_up(a, db, db->pending, &e);
+        int rc = wait_for_readers(a, db, &e);
+        if (!rc)
+            rc = catch_up(a, db, db->pending, &e);
+        pthread_mutex_lock(&db->lock);
+        if (rc != ERR_AGAIN_LATER)
+            apply_inplace_unlock(db); /* done, or not to be done now */
+        pthread_mutex_unlock(&db->lock);
         if (rc < 0) {
             block(a, db, db->pending, rc, e.text);
             continue;
@@ -608,6 +695,7 @@ void apply_records_retry(struct apply *a)
         pthread_mutex_unlock(&db->lock);
     }
     free(list);
+    a->retry_ns = now_ns() + (a->soon ? RETRY_SOON_NS : RETRY_NS);
     set_applied(a);
 }
 

@@ -19,10 +19,10 @@ void apply_records_add(struct apply *a, const struct record_head *h, const uint8
 void apply_records_flush(struct apply *a);
 /* True if so much was added that it should be flushed now. */
 bool apply_records_full(const struct apply *a);
-/* Tries databases that wait again (each 50 ms at most; cheap if there are none). */
+/* Tries databases that wait again (each 50 ms at most, or each millisecond while one waits for readers to leave; cheap if there are none). */
 void apply_records_retry(struct apply *a);
-/* True if some database waits. */
-bool apply_records_waiting(const struct apply *a);
+/* After how many milliseconds that should be called; -1: no database waits. */
+int apply_records_wait_ms(const struct apply *a);
 /* At start: applies what is in the log and was not applied when the process ended. */
 void apply_records_recover(struct apply *a);
 /* The log was reset to lsn: every database named so far waits for an image from lsn + 1 on. */

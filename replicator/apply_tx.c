@@ -15,8 +15,15 @@ struct sums_list {
     uint32_t n, size;
 };
 
-/* First pass: checksums of all pages, the database checksum that results, and the journal mode that page 1 names. */
-static int check(struct database *db, const struct apply_tx *tx, struct sums_list *l, uint32_t *wal_mode, struct err *e)
+/* What page 1 says, if the change has it. */
+struct page1 {
+    uint32_t wal_mode;
+    bool there;
+    uint8_t version[16]; /* bytes 24 to 39: by these a connection without a WAL sees that its cache is stale (pager.c, sqlite3PagerSharedLock) */
+};
+
+/* First pass: checksums of all pages, the database checksum that results, and what page 1 says. */
+static int check(struct database *db, const struct apply_tx *tx, struct sums_list *l, struct page1 *p1, struct err *e)
 {
     const struct dbstate *old = database_dbstate(db);
     bool from_nothing = !old->txid || old->page_size != tx->page_size;
@@ -24,7 +31,7 @@ static int check(struct database *db, const struct apply_tx *tx, struct sums_lis
     uint32_t pgno, lock = lock_pgno(tx->page_size);
     const uint8_t *page;
     int rc;
-    *wal_mode = tx->commit ? old->wal_mode : 0; /* a file of 0 bytes has no mode, and no WAL can say that a database has no pages */
+    *p1 = (struct page1){.wal_mode = tx->commit ? old->wal_mode : 0}; /* a file of 0 bytes has no mode, and no WAL can say that a database has no pages */
     while ((rc = tx->next(tx->ctx, &pgno, &page, e)) > 0) {
         if (pgno > tx->commit || pgno == lock)
             continue;
@@ -39,8 +46,11 @@ static int check(struct database *db, const struct apply_tx *tx, struct sums_lis
         uint64_t sum = page_checksum(pgno, page, tx->page_size);
         x ^= (from_nothing ? 0 : sums_get(db->sums, pgno)) ^ sum;
         l->v[l->n++] = (struct apply_sum){pgno, sum};
-        if (pgno == 1)
-            *wal_mode = page[18] == 2;
+        if (pgno == 1) {
+            p1->there = true;
+            p1->wal_mode = page[18] == 2;
+            memcpy(p1->version, page + 24, sizeof p1->version);
+        }
     }
     if (rc)
         return rc;
@@ -105,16 +115,34 @@ static int write_idle(struct node *n, struct database *db, const struct apply_tx
     if (rc) {
         rc = err_errno(e, -rc, "grow %s to %lld bytes", db->name, (long long)size);
     } else {
-        sums_mark_torn(db->sums);
         rc = apply_inplace_write(n, db, tx, e);
     }
     close(f->fence.db_fd);
     f->fence.db_fd = -1;
+    f->exclusive = false;
+    f->waiting_ns = 0;
     f->used_ns = now_ns();
     return rc;
 }
 
-static int write_tx(struct node *n, struct database *db, const struct apply_tx *tx, uint32_t wal_mode, struct dbstate *st,
+/* Would connections that stay open here see, after this change of a database without a WAL, that what they have in their caches is stale? A primary's transactions
+ * after the first one in PRAGMA locking_mode=EXCLUSIVE, whose change counter stays as it is, would give them a mixture of old and new pages. */
+static int readers_would_notice(struct database *db, const struct page1 *p1, struct err *e)
+{
+    uint8_t version[16];
+    if (!db->apps_open)
+        return 0;
+    ssize_t k = pread(db->apply->fence.db_fd, version, sizeof version, 24);
+    if (k < 0)
+        return err_errno(e, errno, "read %s", db->name);
+    if (k < (ssize_t)sizeof version || (p1->there && memcmp(version, p1->version, sizeof version) != 0))
+        return 0;
+    apply_inplace_unlock(db);
+    return err_set(e, ERR_AGAIN_LATER, "%s: a change that its change counter does not announce (locking_mode=EXCLUSIVE on the primary?): waiting for the next one, or "
+                   "until no application here has it open", db->name);
+}
+
+static int write_tx(struct node *n, struct database *db, const struct apply_tx *tx, const struct page1 *p1, struct dbstate *st,
                     struct err *e)
 {
     if (faccessat(n->db_fd, db->name, F_OK, AT_SYMLINK_NOFOLLOW))
@@ -124,7 +152,9 @@ static int write_tx(struct node *n, struct database *db, const struct apply_tx *
     int rc = apply_file_open(n, db, e);
     if (rc)
         return rc;
-    if (db->apply->wal && wal_mode && tx->page_size == database_dbstate(db)->page_size)
+    /* While applications have it open here it stays in WAL mode even if the primary's is not: whoever finds a WAL uses it, whatever page 1 says, and nobody has
+     * to wait for anybody. Once the last one has closed it, it is as on the primary. */
+    if (db->apply->wal && (p1->wal_mode || db->apps_open) && tx->page_size == database_dbstate(db)->page_size)
         return apply_wal_write(n, db, tx, st, e);
     if (db->apply->wal) {
         rc = leave_wal(n, db, e);
@@ -133,9 +163,16 @@ static int write_tx(struct node *n, struct database *db, const struct apply_tx *
         if (rc)
             return rc;
     }
-    rc = apply_inplace_write(n, db, tx, e);
-    if (!rc && wal_mode) /* from now on in WAL mode: open anew, that way */
+    st->wal_salt1 = st->wal_salt2 = st->wal_frame = 0;
+    rc = readers_would_notice(db, p1, e);
+    if (!rc)
+        rc = apply_inplace_write(n, db, tx, e);
+    if (!rc && p1->wal_mode) { /* from now on in WAL mode: open anew, that way, and fenced as before */
+        struct err ignored;
         apply_file_close(n, db);
+        if (db->apps_open && apply_file_open(n, db, &ignored))
+            log_warn("apply", "%s", ignored.text); /* the next record tries again */
+    }
     return rc;
 }
 
@@ -154,10 +191,14 @@ static int run_locked(struct node *n, struct database *db, const struct apply_tx
         .wal_salt2 = old.wal_salt2,
         .wal_frame = old.wal_frame,
     };
+    struct page1 p1;
     int rc = database_load(n->databases, db, e);
     if (!rc)
-        rc = check(db, tx, &l, &st.wal_mode, e);
-    if (!rc && !locked_sqlite && !(db->apply && db->apply->open && db->apply->wal && st.wal_mode && old.page_size == tx->page_size)) {
+        rc = check(db, tx, &l, &p1, e);
+    if (!rc)
+        st.wal_mode = p1.wal_mode;
+    if (!rc && !locked_sqlite &&
+        !(db->apply && db->apply->open && db->apply->wal && (p1.wal_mode || db->apps_open) && old.page_size == tx->page_size)) {
         free(l.v);
         rc = tx->rewind(tx->ctx, e);
         return rc ? rc : 1;
@@ -165,7 +206,7 @@ static int run_locked(struct node *n, struct database *db, const struct apply_tx
     if (!rc)
         rc = sums_reserve(db->sums, tx->commit, e);
     if (!rc)
-        rc = write_tx(n, db, tx, st.wal_mode, &st, e);
+        rc = write_tx(n, db, tx, &p1, &st, e);
     if (!rc && !(db->apply && db->apply->open) && !walview_exists(n, db)) {
         st.wal_salt1 = st.wal_salt2 = st.wal_frame = 0;
         st.file = database_stamp(n->db_fd, db->name);

@@ -140,6 +140,9 @@ static void take_requests(struct capture *c)
         if (cf) {
             cf->diff_ns = now_ns();
             capture_touch(c, cf);
+            pthread_mutex_lock(&cf->db->lock);
+            cf->suspect = true;
+            pthread_mutex_unlock(&cf->db->lock);
         }
     }
     free(noticed);
@@ -174,7 +177,7 @@ static void hurry(struct capture *c, struct capture_file *cf)
     bool idle = cf->mode == CAPTURE_IDLE;
     pthread_mutex_unlock(&cf->db->lock);
     if (idle && !cf->diff_ns && !walview_exists(c->node, cf->db) && capture_file_differs(c, cf->db))
-        capture_main_changed(c, cf); /* its directory is not watched yet, or cannot be */
+        capture_main_changed(c, cf, false); /* its directory is not watched yet, or cannot be */
     if (cf->diff_ns)
         cf->diff_ns = now_ns();
     capture_dirty(c, cf, false);
@@ -259,7 +262,7 @@ static uint64_t run_files(struct capture *c)
     for (struct capture_file *cf = c->hot; cf; cf = after) {
         after = cf->next;
         if (cf->diff_ns && cf->diff_ns <= now)
-            capture_start_diff(c, cf);
+            capture_start_diff(c, cf, false);
         if (cf->dirty || (cf->look_ns && cf->look_ns <= now))
             capture_step(c, cf);
         if (cf->diff_ns)
@@ -387,6 +390,8 @@ int capture_open(struct node *n, struct capture **out, struct err *e)
     *out = c;
     int rc = c->wake_fd < 0 || c->epoll_fd < 0 || c->all_fd < 0 ? err_errno(e, errno, "epoll") : capture_wal_open(&c->wal, e);
     if (!rc)
+        rc = capture_journal_open(&c->journal, e);
+    if (!rc)
         rc = dirwatch_open(n, &c->dirwatch, e);
     if (!rc) {
         watch_fd(c->epoll_fd, c->wake_fd);
@@ -450,6 +455,7 @@ void capture_close(struct capture *c)
     }
     dirwatch_close(c->dirwatch);
     capture_wal_close(c->wal);
+    capture_journal_close(c->journal);
     close(c->wake_fd);
     close(c->epoll_fd);
     close(c->all_fd);

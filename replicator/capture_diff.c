@@ -10,9 +10,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/stat.h>
 
 #define RETRY_NS 20000000u
 #define QUIET_ATTEMPTS 10u /* about 3 s */
+#define FREE_ATTEMPTS 6u   /* about 1.3 s: then writers have to wait while it is read, if that does not take long */
+#define SHARED_MAX (256 << 20)
 
 /* Opens the view with slot 4 held. */
 static int open_held(struct node *n, struct database *db, struct walview *v, struct err *e)
@@ -105,12 +108,16 @@ static int list_changed(const struct database *db, const struct scan_result *r, 
     return 0;
 }
 
-static int record_difference(struct node *n, struct database *db, struct scan *s, const struct scan_result *r, struct err *e)
+/* before: LSN of the tracked state when the scan began. */
+static int record_difference(struct node *n, struct database *db, struct scan *s, const struct scan_result *r, uint64_t before, bool *found,
+                             struct err *e)
 {
     int rc = database_load(n->databases, db, e);
     if (rc)
         return rc;
     struct dbstate st = *database_dbstate(db);
+    if (st.lsn != before) /* a transaction ended its journal meanwhile: what was read may be older than what is tracked */
+        return err_set(e, ERR_AGAIN_LATER, "%s was written while it was being read", db->name);
     struct diff_reader reader = {.scan = s, .page_size = r->page_size, .page = malloc(65536)};
     struct ltx_encoder *enc = ltx_encoder_new();
     struct tx tx = {
@@ -132,6 +139,7 @@ static int record_difference(struct node *n, struct database *db, struct scan *s
         rc = 0; /* nothing was ever in it: there is nothing to replicate yet */
     else if (!rc && (tx.n_pages || st.commit != r->commit || st.txid == 0)) {
         rc = tx_record(n, db, &tx, enc, e);
+        *found = !rc && st.txid;
         if (!rc)
             log_debug("capture", "%s: %u of %u pages differ", db->name, tx.n_pages, r->commit);
     } else if (!rc) {
@@ -158,12 +166,12 @@ static void settle_wal(struct node *n, struct database *db, struct capture_file 
     database_settle(n->databases, db, NULL);
 }
 
-static void mark_result(struct database *db, int rc, const struct scan_result *r, uint64_t attempt, const struct err *e)
+static void mark_result(struct database *db, int rc, const struct scan_result *r, bool found, uint64_t attempt, const struct err *e)
 {
-    if (rc == 0 && !r->wal_mode && r->commit)
+    if (rc == 0 && !r->wal_mode && found)
         database_mark(db, DATABASE_OK,
-                      "journal_mode is not WAL: changes are found by comparing all pages after each one (slow, and several transactions may "
-                      "become one); PRAGMA journal_mode=WAL is what this file system is made for");
+                      "changed without a journal (journal_mode MEMORY or OFF, or a program that writes bytes): found by comparing all pages, and "
+                      "several transactions may become one; with any other journal_mode each is captured as it is committed");
     else if (rc == 0 && !database_dbstate(db)->txid)
         database_mark(db, DATABASE_OTHER, NULL); /* an empty file: no database yet */
     else if (rc == 0)
@@ -178,25 +186,51 @@ static void mark_result(struct database *db, int rc, const struct scan_result *r
         database_mark(db, db->state == DATABASE_UNKNOWN ? DATABASE_DAMAGED : db->state, "not captured: %s", e->text);
 }
 
+/* The end of a run: what is to be done next. db->lock is held. Returns whether it is to be run again. */
+static bool settle(struct node *n, struct database *db, struct capture_file *cf, struct walview *v, bool mapped, int rc)
+{
+    bool unwanted = cf->diff_unwanted && !cf->suspect;
+    cf->mode = CAPTURE_IDLE;
+    if (mapped)
+        attach(cf, v);
+    else if (!rc)
+        settle_wal(n, db, cf);
+    /* A checkpoint that was let through meanwhile may have been followed by a restart that nobody held up. */
+    bool again = cf->diff_again || (cf->checkpoint_seen && !mapped) || ((rc == ERR_AGAIN_LATER || rc == -ENOSPC) && !unwanted);
+    cf->suspect &= again || rc != 0;
+    cf->diff_again = cf->checkpoint_seen = cf->diff_unwanted = false;
+    if (!again)
+        return false;
+    cf->mode = CAPTURE_DIFFING;
+    if (cf->view_open) /* it will be opened again by the next run */
+        cf->view_open = false;
+    return true;
+}
+
 void capture_diff_job(struct node *n, struct database *db, uint64_t attempt)
 {
     struct err e;
     struct scan *s = NULL;
     struct scan_result r = {0};
     struct walview v;
-    if (node_role(n) != NODE_PRIMARY && node_role(n) != NODE_HANDING_OVER) {
-        pthread_mutex_lock(&db->lock);
-        db->capture->mode = CAPTURE_IDLE;
-        pthread_mutex_unlock(&db->lock);
+    pthread_mutex_lock(&db->lock);
+    struct capture_file *cf = db->capture;
+    uint64_t before = database_load(n->databases, db, &e) ? 0 : database_dbstate(db)->lsn;
+    uint32_t life = cf->life;
+    bool wanted = (node_role(n) == NODE_PRIMARY || node_role(n) == NODE_HANDING_OVER) && (cf->suspect || cf->diff_again || !cf->diff_unwanted);
+    if (!wanted) {
+        cf->mode = CAPTURE_IDLE;
+        cf->diff_unwanted = false;
+    }
+    pthread_mutex_unlock(&db->lock);
+    if (!wanted) {
         capture_notice(n->capture, db);
         return;
     }
-    pthread_mutex_lock(&db->lock);
-    struct capture_file *cf = db->capture;
-    uint32_t life = cf->life;
-    pthread_mutex_unlock(&db->lock);
-    int rc = scan_open(n, db, &s, &r, &e);
-    bool gone = rc == -ENOENT;
+    struct stat st;
+    bool short_enough = !fstatat(n->db_fd, db->name, &st, AT_SYMLINK_NOFOLLOW) && st.st_size <= SHARED_MAX;
+    int rc = scan_open(n, db, attempt >= FREE_ATTEMPTS && short_enough ? SCAN_SHARED : SCAN_FREE, &s, &r, &e);
+    bool gone = rc == -ENOENT, found = false;
     pthread_mutex_lock(&db->lock);
     if (cf->life != life) { /* what was read is no longer the file of that name */
         gone = true;
@@ -205,9 +239,9 @@ void capture_diff_job(struct node *n, struct database *db, uint64_t attempt)
             rc = err_set(&e, ERR_GONE, "%s was replaced while it was being read", db->name);
     }
     if (!rc)
-        rc = record_difference(n, db, s, &r, &e);
+        rc = record_difference(n, db, s, &r, before, &found, &e);
     if (!gone)
-        mark_result(db, rc, &r, attempt, &e);
+        mark_result(db, rc, &r, found, attempt, &e);
     pthread_mutex_unlock(&db->lock);
     /* Mapped before the scan lets go of slot 4, so that no frame can be lost in between. */
     bool mapped = false;
@@ -221,21 +255,7 @@ void capture_diff_job(struct node *n, struct database *db, uint64_t attempt)
         mapped = false;
     }
     pthread_mutex_lock(&db->lock);
-    cf->mode = CAPTURE_IDLE;
-    if (mapped)
-        attach(cf, &v);
-    else if (!rc)
-        settle_wal(n, db, cf);
-    /* A checkpoint that was let through meanwhile may have been followed by a restart that nobody held up. */
-    bool again = cf->diff_again || (cf->checkpoint_seen && !mapped) || rc == ERR_AGAIN_LATER || rc == -ENOSPC;
-    cf->diff_again = cf->checkpoint_seen = false;
-    if (again) {
-        cf->mode = CAPTURE_DIFFING;
-        if (cf->view_open) { /* it will be opened again by the next run */
-            v = cf->view;
-            cf->view_open = false;
-        }
-    }
+    bool again = settle(n, db, cf, &v, mapped, rc);
     pthread_mutex_unlock(&db->lock);
     if (again && mapped)
         walview_close(db, &v);

@@ -39,6 +39,16 @@ struct capture_file *capture_file_by_name(struct capture *c, const char *name)
     return db ? capture_file_of(c, db) : NULL;
 }
 
+/* … unless it is as it was when it was last captured: the event is about that. */
+static void main_changed(struct capture *c, struct capture_file *cf)
+{
+    pthread_mutex_lock(&cf->db->lock);
+    bool known = database_dbstate(cf->db)->file.ino != 0;
+    pthread_mutex_unlock(&cf->db->lock);
+    if (!known || capture_file_differs(c, cf->db))
+        capture_main_changed(c, cf, false);
+}
+
 static void on_inotify(void *ctx, const char *path, uint32_t mask)
 {
     struct capture *c = ctx;
@@ -56,7 +66,7 @@ static void on_inotify(void *ctx, const char *path, uint32_t mask)
     bool names_changed = mask & (IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO);
     if (!*suffix) {
         if (!(mask & (IN_DELETE | IN_MOVED_FROM))) /* removals come as hooks, in order */
-            capture_main_changed(c, cf);
+            main_changed(c, cf);
     } else if (strcmp(suffix, LAYOUT_JOURNAL) != 0) {
         capture_dirty(c, cf, names_changed);
         if (cf->look_ns && now_ns() - cf->look_since_ns > 20000000u)
@@ -118,9 +128,9 @@ static void on_event(struct capture *c, const struct hook_msg *m, const char *pa
         if (node_role(c->node) != NODE_PRIMARY || !suffix || !(cf = capture_file_by_name(c, name)))
             return;
         if (!*suffix && m->kind != HOOK_UNSEEN)
-            capture_main_changed(c, cf);
+            main_changed(c, cf);
         else if (m->kind == HOOK_UNSEEN)
-            capture_start_diff(c, cf); /* what happened while no replicator was there is not known */
+            capture_start_diff(c, cf, true); /* what happened while no replicator was there is not known */
         else
             capture_dirty(c, cf, true);
         return;
@@ -174,10 +184,8 @@ static void on_hook(struct capture *c, const struct hook_msg *m, const char *pat
             capture_wal_vanishes(c, cf);
         break;
     case HOOK_JOURNAL_END:
-        if (cf && node_role(c->node) == NODE_PRIMARY) {
-            cf->diff_ns = cf->diff_first_ns = now_ns();
-            capture_touch(c, cf);
-        }
+        if (cf)
+            capture_journal_ends(c, cf);
         break;
     default:
         break;

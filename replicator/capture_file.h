@@ -39,6 +39,8 @@ struct capture_file {
     bool behind;       /* what is published could not be captured (no room, too much at once): it will be tried again */
     bool unseen_view;  /* the view is new: step() has not looked through it yet */
     bool diff_again;   /* a change came in while DIFFING */
+    bool diff_unwanted; /* what the diff under way was started for has been captured otherwise */
+    bool suspect;      /* only a diff can say whether the tracked state is the database's: nothing else calls one off */
     bool checkpoint_seen; /* HOOK_CHECKPOINT was answered while DIFFING */
     uint32_t life;        /* +1 when the name was dropped, or came to mean another file: what a scan that began before has read is void */
     /* capture thread only */
@@ -51,6 +53,7 @@ struct capture_file {
     uint64_t publish_ns;   /* how long a publication took after its first look, averaged */
     uint64_t diff_ns;      /* diff at this time; 0: no */
     uint64_t diff_first_ns;
+    bool check_at_close;   /* transactions were captured whose journal did not prove that nothing was missed before: compare all pages at the last close */
     uint64_t deferred[CAPTURE_DEFERRED_MAX]; /* hooks to be answered once it is captured */
     int n_deferred;
 };

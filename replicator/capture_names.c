@@ -19,7 +19,7 @@ static bool captures(const struct capture *c)
     return role == NODE_PRIMARY || role == NODE_HANDING_OVER;
 }
 
-void capture_main_changed(struct capture *c, struct capture_file *cf)
+void capture_main_changed(struct capture *c, struct capture_file *cf, bool suspect)
 {
     pthread_mutex_lock(&cf->db->lock);
     enum capture_mode mode = cf->mode;
@@ -27,6 +27,11 @@ void capture_main_changed(struct capture *c, struct capture_file *cf)
     pthread_mutex_unlock(&cf->db->lock);
     if (mode == CAPTURE_MAPPED || (mode == CAPTURE_MAPPING && wal))
         return; /* a checkpoint: copies what was captured */
+    if (suspect) {
+        pthread_mutex_lock(&cf->db->lock);
+        cf->suspect = true;
+        pthread_mutex_unlock(&cf->db->lock);
+    }
     uint64_t now = now_ns();
     if (!cf->diff_ns)
         cf->diff_first_ns = now;
@@ -127,9 +132,10 @@ void capture_closed(struct capture *c, const char *name)
     known |= database_dbstate(db)->file.ino != 0;
     pthread_mutex_unlock(&db->lock);
     if (!cf->diff_ns && !walview_exists(c->node, db) && (!known || capture_file_differs(c, db)))
-        capture_main_changed(c, cf);
-    if (cf->diff_ns)
+        capture_main_changed(c, cf, true);
+    if (cf->diff_ns || cf->check_at_close)
         cf->diff_ns = now_ns();
+    cf->check_at_close = false;
     capture_dirty(c, cf, true);
 }
 
@@ -170,7 +176,7 @@ void capture_fresh_watches(struct capture *c)
             bool known = database_dbstate(cf->db)->file.ino;
             pthread_mutex_unlock(&cf->db->lock);
             if (!walview_exists(c->node, cf->db) && (!known || capture_file_differs(c, cf->db)))
-                capture_main_changed(c, cf);
+                capture_main_changed(c, cf, true);
             capture_dirty(c, cf, true);
         }
 }
@@ -286,12 +292,12 @@ static void rename_database(struct capture *c, struct database *from, struct dat
         return;
     }
     if (compare)
-        capture_main_changed(c, ct);
+        capture_main_changed(c, ct, true);
     capture_dirty(c, ct, true);
     if (compare && known)
         ct->diff_ns = now_ns();
     if (!faccessat(c->node->db_fd, from->name, F_OK, AT_SYMLINK_NOFOLLOW)) /* another file of the old name, already */
-        capture_main_changed(c, cf);
+        capture_main_changed(c, cf, true);
     else
         capture_dirty(c, cf, true);
 }
@@ -378,7 +384,7 @@ void capture_renamed(struct capture *c, const char *from, const char *to)
     capture_removed(c, from);
     struct capture_file *ct = suffix_to ? capture_file_by_name(c, name_to) : NULL;
     if (ct && !*suffix_to)
-        capture_main_changed(c, ct);
+        capture_main_changed(c, ct, true);
     else if (ct)
         capture_dirty(c, ct, true);
 }
@@ -392,7 +398,7 @@ static int compare_below(void *ctx, struct database *db)
         return 0;
     struct capture_file *cf = capture_file_of(a[0], db);
     if (cf)
-        capture_start_diff(a[0], cf);
+        capture_start_diff(a[0], cf, true);
     return 0;
 }
 
@@ -502,7 +508,7 @@ static void look_at_file(struct rescan *r, const char *path)
         return;
     capture_dirty(c, cf, true);
     if (changed) {
-        capture_main_changed(c, cf);
+        capture_main_changed(c, cf, true);
         cf->diff_ns = now_ns();
     }
 }

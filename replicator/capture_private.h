@@ -5,6 +5,7 @@
 
 #include "replicator/capture.h"
 #include "replicator/capture_file.h"
+#include "replicator/capture_journal.h"
 #include "replicator/dirwatch.h"
 #include "replicator/hooks.h"
 
@@ -31,6 +32,7 @@ struct capture {
     int all_fd;   /* those, and inotify: what is waited for unless looks are held back, or this node does not capture */
     struct dirwatch *dirwatch;
     struct capture_wal *wal;
+    struct capture_journal *journal;
     /* capture thread only */
     struct capture_file *all, *hot, *busy, *warm;
     atomic_bool blind; /* some directory could not be watched: whoever waits for a capture has every open database looked at */
@@ -62,14 +64,16 @@ void capture_dirty(struct capture *c, struct capture_file *cf, bool recheck);
 
 /* capture_step.c: looks at one database: captures what is published, decides when to look again. */
 void capture_step(struct capture *c, struct capture_file *cf);
-/* Asks the worker for a diff now. */
-void capture_start_diff(struct capture *c, struct capture_file *cf);
+/* Asks the worker for a diff now. suspect: nothing but its result counts. */
+void capture_start_diff(struct capture *c, struct capture_file *cf, bool suspect);
 /* True when nothing is under way or scheduled for it. */
 bool capture_settled(struct capture_file *cf);
 /* Answers the hooks that wait for cf. */
 void capture_answer_deferred(struct capture *c, struct capture_file *cf);
 /* NAME-wal is about to vanish (unlink, truncate): capture to its end, then the database file alone is the state. */
 void capture_wal_vanishes(struct capture *c, struct capture_file *cf);
+/* NAME-journal is about to end: capture its transaction. */
+void capture_journal_ends(struct capture *c, struct capture_file *cf);
 /* The database has been removed. */
 void capture_dropped(struct capture *c, struct capture_file *cf);
 /* The name is about to stand for nothing, or for another file: captures what can be captured and lets go of the WAL; a scan that is under way is void.
@@ -89,8 +93,8 @@ const char *capture_companion(const char *path, char *name);
 struct capture_file *capture_file_by_name(struct capture *c, const char *name);
 
 /* capture_names.c */
-/* The database file itself changed: a diff is due once it is quiet. */
-void capture_main_changed(struct capture *c, struct capture_file *cf);
+/* The database file itself changed: a diff is due once it is quiet. suspect: and nothing else will do. */
+void capture_main_changed(struct capture *c, struct capture_file *cf, bool suspect);
 /* Looks at every file of the backing directory, and at every database known before. */
 void capture_rescan(struct capture *c);
 /* The same in a moment: something could not be done now, or is not known well enough. */

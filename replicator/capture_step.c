@@ -30,9 +30,11 @@ static void unmap(struct capture *c, struct capture_file *cf)
     cf->look_ns = 0;
 }
 
-static void start_diff_locked(struct capture *c, struct capture_file *cf)
+static void start_diff_locked(struct capture *c, struct capture_file *cf, bool suspect)
 {
     cf->diff_ns = cf->diff_first_ns = 0;
+    cf->diff_unwanted = false;
+    cf->suspect |= suspect;
     if (cf->mode == CAPTURE_DIFFING) {
         cf->diff_again = true;
         return;
@@ -49,10 +51,10 @@ static void start_diff_locked(struct capture *c, struct capture_file *cf)
     }
 }
 
-void capture_start_diff(struct capture *c, struct capture_file *cf)
+void capture_start_diff(struct capture *c, struct capture_file *cf, bool suspect)
 {
     pthread_mutex_lock(&cf->db->lock);
-    start_diff_locked(c, cf);
+    start_diff_locked(c, cf, suspect);
     pthread_mutex_unlock(&cf->db->lock);
 }
 
@@ -180,7 +182,7 @@ static void leave_old_wal(struct capture *c, struct capture_file *cf)
     struct walindex_header h;
     int rc = catch_up(c, cf, &h);
     if (rc) {
-        start_diff_locked(c, cf);
+        start_diff_locked(c, cf, true);
         return;
     }
     database_settle(c->node->databases, cf->db, NULL); /* what came after it may have written already */
@@ -203,7 +205,7 @@ static void step_mapped(struct capture *c, struct capture_file *cf)
         return;
     }
     if (rc) {
-        start_diff_locked(c, cf);
+        start_diff_locked(c, cf, true);
         return;
     }
     if (cf->view.slot4 || cf->n_deferred) { /* nobody could restart the WAL while we caught up */
@@ -236,7 +238,7 @@ void capture_step(struct capture *c, struct capture_file *cf)
     if (cf->mode == CAPTURE_IDLE && !cf->diff_ns && walview_exists(c->node, db)) {
         struct err e;
         if (database_load(c->node->databases, db, &e) || !database_dbstate(db)->txid) {
-            start_diff_locked(c, cf);
+            start_diff_locked(c, cf, true);
         } else {
             cf->mode = CAPTURE_MAPPING;
             if (worker_post(c->node->worker, capture_map_job, db, 0, 0))
@@ -265,7 +267,7 @@ void capture_wal_vanishes(struct capture *c, struct capture_file *cf)
             settle(c, cf, &h);
             unmap(c, cf);
         } else {
-            start_diff_locked(c, cf);
+            start_diff_locked(c, cf, true);
         }
     } else if (cf->mode == CAPTURE_DIFFING) {
         cf->diff_again = true;
@@ -296,6 +298,42 @@ bool capture_leave(struct capture *c, struct capture_file *cf)
         cf->mode = CAPTURE_IDLE; /* a job that opens the WAL will see that it is not wanted */
     }
     return whole;
+}
+
+void capture_journal_ends(struct capture *c, struct capture_file *cf)
+{
+    struct database *db = cf->db;
+    struct err e = {0};
+    bool proven;
+    enum node_role role = node_role(c->node);
+    if (role != NODE_PRIMARY && role != NODE_HANDING_OVER)
+        return;
+    pthread_mutex_lock(&db->lock);
+    bool in_wal = cf->mode == CAPTURE_MAPPED || (cf->mode == CAPTURE_MAPPING && walview_exists(c->node, db));
+    int rc = in_wal ? 1 : capture_journal_run(c->journal, c->node, db, &proven, &e);
+    if (rc == 0) { /* events about what the transaction wrote find the file as it was captured here */
+        struct filestamp now = database_stamp(c->node->db_fd, db->name);
+        database_settle(c->node->databases, db, &now);
+    }
+    if (rc == 0 && !cf->suspect) {
+        cf->diff_ns = cf->diff_first_ns = 0;
+        cf->diff_unwanted = cf->mode == CAPTURE_DIFFING;
+        if (db->state != DATABASE_OK || db->warning[0])
+            database_mark(db, DATABASE_OK, NULL);
+    }
+    if (rc == 0)
+        cf->check_at_close |= !proven;
+    if (rc < 0) {
+        log_debug("capture", "%s: %s: comparing all pages", db->name, e.text);
+        cf->suspect = true;
+        cf->diff_ns = now_ns();
+        if (rc == -ENOSPC || rc == -EDQUOT) {
+            atomic_store(&c->node->disk_full, true);
+            database_mark(db, DATABASE_WAITING, "not captured, no room in the data directory: %s", e.text);
+        }
+    }
+    pthread_mutex_unlock(&db->lock);
+    capture_touch(c, cf);
 }
 
 void capture_dropped(struct capture *c, struct capture_file *cf)

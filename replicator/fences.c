@@ -243,6 +243,19 @@ void fence_rename(struct node *n, const struct database *from, const struct data
     request(n->fences, LAUNCH_FENCE_DROP, from->name, NULL, 0);
 }
 
+void fences_let_readers_in(struct node *n)
+{
+    struct left *l, *next;
+    HASH_ITER(hh, n->fences->left, l, next)
+    {
+        const struct database *db = databases_find(n->databases, l->name);
+        if (l->shm_fd >= 0 || (db && database_dbstate(db)->torn))
+            continue;
+        (void)lock_range(l->db_fd, F_UNLCK, DBLOCK_SHARED_FIRST, DBLOCK_SHARED_SIZE);
+        (void)lock_range(l->db_fd, F_UNLCK, DBLOCK_PENDING, 1);
+    }
+}
+
 void fences_drop_rest(struct node *n)
 {
     struct left *l, *next;

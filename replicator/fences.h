@@ -34,6 +34,9 @@ int fence_take(struct node *n, struct database *db, bool wal, uint64_t deadline_
 void fence_drop(struct node *n, struct database *db, struct fence *f);
 /* The database that it belongs to has another name: the launcher is told. db->sqlite of both is held. */
 void fence_rename(struct node *n, const struct database *from, const struct database *to, struct fence *f);
+/* At the start, once sidecars are loaded: a predecessor that was killed after a change in rollback mode was whole may have left readers locked out. They
+ * are let in, unless the change was not whole. */
+void fences_let_readers_in(struct node *n);
 /* Lets go of what predecessors left and nobody took over. */
 void fences_drop_rest(struct node *n);
 

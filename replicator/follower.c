@@ -329,7 +329,7 @@ static int on_idle(void *ctx)
         position_server_moved(f->node->positions);
     }
     pthread_mutex_unlock(&f->work);
-    return apply_records_waiting(f->apply) ? 50 : -1;
+    return apply_records_wait_ms(f->apply);
 }
 
 static int follow(struct follower *f, const char *url, struct err *e)

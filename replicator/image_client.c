@@ -16,6 +16,7 @@
 #define BUFFER_BYTES (256u << 10)
 #define LOG_WAIT_NS 30000000000u
 #define RETRY_MS 200u
+#define INSTALL_WAIT_NS 10000000000u
 
 struct image_client {
     struct node *node;
@@ -268,6 +269,33 @@ static int difference_rewind(void *ctx, struct err *e)
     return 0;
 }
 
+/* Rollback mode: until readers have left, for a while. The image is here; to fetch it again would only take longer. */
+static int run_patiently(struct fetch *f, const struct apply_tx *tx, struct err *e)
+{
+    struct node *n = f->c->node;
+    struct database *db = f->db;
+    uint64_t deadline = now_ns() + INSTALL_WAIT_NS;
+    long pause = 1000000;
+    int rc;
+    while ((rc = apply_tx_run(n, db, tx, e)) == ERR_AGAIN_LATER && now_ns() < deadline && !atomic_load(&n->stopping)) {
+        int wait = ERR_AGAIN_LATER;
+        pause = MIN(pause * 2, 200000000); /* it may be something else: each try reads the image */
+        nanosleep(&(struct timespec){.tv_nsec = pause}, NULL);
+        while (wait == ERR_AGAIN_LATER && now_ns() < deadline && !atomic_load(&n->stopping)) {
+            nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+            pthread_mutex_lock(&db->sqlite);
+            pthread_mutex_lock(&db->lock);
+            wait = db->apply && db->apply->open && !db->apply->wal ? apply_inplace_lock(n, db, e) : 0;
+            pthread_mutex_unlock(&db->lock);
+            pthread_mutex_unlock(&db->sqlite);
+        }
+        int again = tx->rewind(tx->ctx, e);
+        if (wait || again)
+            return wait ? wait : again;
+    }
+    return rc;
+}
+
 static int install(struct fetch *f, struct err *e)
 {
     struct node *n = f->c->node;
@@ -293,7 +321,7 @@ static int install(struct fetch *f, struct err *e)
             .rewind = difference_rewind,
             .ctx = &d,
         };
-        rc = d.page ? apply_tx_run(n, db, &tx, e) : err_errno(e, ENOMEM, "image");
+        rc = d.page ? run_patiently(f, &tx, e) : err_errno(e, ENOMEM, "image");
         free(d.page);
     }
     if (rc)

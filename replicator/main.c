@@ -91,6 +91,8 @@ static int start_threads(struct program *p, struct err *e)
     if (!rc)
         rc = startup_role(n, e);
     if (!rc)
+        fences_let_readers_in(n);
+    if (!rc)
         rc = worker_open(n, &n->worker, e);
     if (!rc)
         rc = worker_open(n, &n->differ, e);

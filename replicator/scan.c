@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 
 #define SCAN_CHUNK (1u << 20) /* bytes read at once */
+#define TICK_NS 20000000u     /* two ticks of the coarsest clock that file times are taken from (100 Hz) */
 
 struct scan {
     struct node *node;
@@ -18,6 +19,7 @@ struct scan {
     sqlite3 *conn;
     int db_fd;   /* backing file */
     int lock_fd; /* the same file through the mount, where its locks are; -1: not needed */
+    enum scan_lock lock;
     bool wal;
     struct walview view;
     uint32_t page_size, commit;
@@ -213,22 +215,33 @@ static bool write_locked(struct scan *s, int64_t start, int64_t len)
     return fcntl(s->lock_fd, F_OFD_GETLK, &l) == 0 && l.l_type != F_UNLCK;
 }
 
-/* Nobody is writing: no journal in use, no lock that a writer takes before it touches the file. 0 and *t; ERR_AGAIN_LATER. */
-static int quiet(struct scan *s, struct stamp *t, struct err *e)
+static uint64_t age_ns(int64_t t)
 {
-    memset(t, 0, sizeof *t);
-    if (journal_is_live(s)) {
-        if (write_locked(s, DBLOCK_RESERVED, 1))
-            return err_set(e, ERR_AGAIN_LATER, "%s: a transaction is going on", s->db->name);
-        /* Nobody's: a hot journal. libsqlite3 rolls it back. */
-        int rc = recover_and_pin(s, e);
-        sqlite3_close(s->conn);
-        s->conn = NULL;
-        if (rc)
-            return rc;
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    int64_t age = now.tv_sec * 1000000000ll + now.tv_nsec - t;
+    return age < 0 ? UINT64_MAX : (uint64_t)age; /* the clock was set back: no telling */
+}
+
+/* Waits until a write from now on gives the file a time that it does not have yet. */
+static int wait_for_a_tick(struct scan *s)
+{
+    struct filestamp before = database_stamp(s->node->db_fd, s->db->name);
+    uint64_t age;
+    while (before.ino && (age = MIN(age_ns(before.mtime_ns), age_ns(before.ctime_ns))) < TICK_NS) {
+        nanosleep(&(struct timespec){.tv_nsec = (long)(TICK_NS - age)}, NULL);
+        struct filestamp now = database_stamp(s->node->db_fd, s->db->name);
+        if (!filestamp_same(&before, &now))
+            return ERR_AGAIN_LATER;
     }
-    if (write_locked(s, DBLOCK_PENDING, 1) || write_locked(s, DBLOCK_SHARED_FIRST, DBLOCK_SHARED_SIZE) || wal_has_frames(s))
-        return err_set(e, ERR_AGAIN_LATER, "%s is being written", s->db->name);
+    return before.ino ? 0 : -ENOENT;
+}
+
+static int stamp_file(struct scan *s, struct stamp *t, struct err *e)
+{
+    int wait = wait_for_a_tick(s);
+    if (wait)
+        return wait == ERR_AGAIN_LATER ? err_set(e, wait, "%s is being written", s->db->name) : err_set(e, wait, "%s is gone", s->db->name);
     t->file = database_stamp(s->node->db_fd, s->db->name);
     if (!t->file.ino)
         return err_set(e, -ENOENT, "%s is gone", s->db->name);
@@ -237,16 +250,75 @@ static int quiet(struct scan *s, struct stamp *t, struct err *e)
     return 0;
 }
 
+/* A journal that is nobody's is hot: libsqlite3 rolls it back. *going_on: there is one, and it is somebody's. */
+static int recover_if_hot(struct scan *s, bool *going_on, struct err *e)
+{
+    *going_on = false;
+    if (!journal_is_live(s))
+        return 0;
+    *going_on = write_locked(s, DBLOCK_RESERVED, 1);
+    if (*going_on)
+        return 0;
+    int rc = recover_and_pin(s, e);
+    sqlite3_close(s->conn);
+    s->conn = NULL;
+    return rc;
+}
+
+/* Nobody is writing: no journal in use, no lock that a writer takes before it touches the file. 0 and *t; ERR_AGAIN_LATER. */
+static int quiet(struct scan *s, struct stamp *t, struct err *e)
+{
+    bool going_on;
+    memset(t, 0, sizeof *t);
+    int rc = recover_if_hot(s, &going_on, e);
+    if (rc)
+        return rc;
+    if (going_on && s->lock == SCAN_FREE)
+        return err_set(e, ERR_AGAIN_LATER, "%s: a transaction is going on", s->db->name);
+    if (s->lock == SCAN_SHARED) /* whoever has RESERVED or PENDING has not written yet, and will not while we are here */
+        return stamp_file(s, t, e);
+    if (write_locked(s, DBLOCK_PENDING, 1) || write_locked(s, DBLOCK_SHARED_FIRST, DBLOCK_SHARED_SIZE) || wal_has_frames(s))
+        return err_set(e, ERR_AGAIN_LATER, "%s is being written", s->db->name);
+    return stamp_file(s, t, e);
+}
+
+/* As a reader takes it (https://sqlite.org/lockingv3.html §3): no writer can be, or get, where it touches the file. */
+static int lock_shared(struct scan *s, struct err *e)
+{
+    for (unsigned i = 0; i < 200; i++) {
+        int rc = lock_range(s->lock_fd, F_RDLCK, DBLOCK_PENDING, 1);
+        if (!rc) {
+            rc = lock_range(s->lock_fd, F_RDLCK, DBLOCK_SHARED_FIRST, DBLOCK_SHARED_SIZE);
+            (void)lock_range(s->lock_fd, F_UNLCK, DBLOCK_PENDING, 1);
+        }
+        if (rc != -EAGAIN)
+            return rc ? err_errno(e, -rc, "lock %s", s->db->name) : 0;
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    return err_set(e, ERR_AGAIN_LATER, "%s is being written", s->db->name);
+}
+
 static int scan_file(struct scan *s, struct scan_result *r, struct err *e)
 {
     struct stamp before, after;
+    struct dbfile_header h;
+    off_t size;
     s->lock_fd = openat(s->node->mount_fd, s->db->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (s->lock_fd < 0)
         return err_errno(e, errno, "open %s", s->db->name);
-    int rc = quiet(s, &before, e);
+    bool going_on;
+    int rc = s->lock == SCAN_SHARED ? recover_if_hot(s, &going_on, e) : 0; /* which the lock would not let it do */
+    if (!rc && s->lock == SCAN_SHARED)
+        rc = lock_shared(s, e);
+    if (!rc)
+        rc = quiet(s, &before, e);
+    if (!rc)
+        rc = read_header(s, &h, &size, e);
     if (rc)
         return rc;
-    s->commit = (uint32_t)((before.file.size + s->page_size - 1) / s->page_size);
+    if (h.page_size != s->page_size || size != before.file.size)
+        return err_set(e, ERR_AGAIN_LATER, "%s is being written", s->db->name);
+    s->commit = dbfile_pages(&h, before.file.size);
     r->sums = calloc(s->commit ? s->commit : 1, sizeof *r->sums);
     if (!r->sums)
         return err_errno(e, ENOMEM, "checksums of %u pages", s->commit);
@@ -275,13 +347,13 @@ static int scan_with_wal(struct scan *s, struct scan_result *r, off_t size, stru
     return rc ? rc : scan_wal(s, r, size, e);
 }
 
-int scan_open(struct node *n, struct database *db, struct scan **out, struct scan_result *r, struct err *e)
+int scan_open(struct node *n, struct database *db, enum scan_lock lock, struct scan **out, struct scan_result *r, struct err *e)
 {
     struct scan *s = calloc(1, sizeof *s);
     memset(r, 0, sizeof *r);
     if (!s)
         return err_errno(e, ENOMEM, "scan");
-    *s = (struct scan){.node = n, .db = db, .db_fd = -1, .lock_fd = -1, .view = {.shm_fd = -1, .wal_fd = -1}};
+    *s = (struct scan){.node = n, .db = db, .db_fd = -1, .lock_fd = -1, .lock = lock, .view = {.shm_fd = -1, .wal_fd = -1}};
     pthread_mutex_lock(&db->sqlite);
     struct dbfile_header h;
     off_t size = 0;

@@ -7,8 +7,12 @@
  * read it, because a checkpoint only writes pages that have frames. Whatever we read of a page that got its first frame meanwhile is
  * not used.
  * Without a WAL: nothing is locked at all, since even a reader's lock makes a writer fail that has no busy time-out. The file is read, and
- * counts if before and after no writer was at work (its locks and its journal tell) and nothing had changed in between (times, size,
- * change counter). Pages that are read again later must be compared with their checksums for the same reason.
+ * counts if before and after no writer was at work and nothing had changed in between. Why that is never a torn state: a writer touches the file only under
+ * PENDING or EXCLUSIVE, which it keeps until the transaction has ended, and which the two looks would see; so a transaction that is not wholly before or after
+ * the reading began and ended within it, and has written. Each write gives the file the time of a clock that ticks at least every 10 ms, and the
+ * first look waits until the file's present time is older than that (where times are finer, as on ext4 since Linux 6.13, this never matters). Pages that are read
+ * again later must be compared with their checksums for the same reason.
+ * A database that is never at rest for as long as reading takes can be read under SQLite's SHARED lock instead (SCAN_SHARED).
  */
 #ifndef EDGEFS_SCAN_H
 #define EDGEFS_SCAN_H
@@ -27,11 +31,16 @@ struct scan_result {
 
 struct scan;
 
+enum scan_lock {
+    SCAN_FREE,   /* takes no lock that a writer meets */
+    SCAN_SHARED, /* without a WAL: holds SHARED until scan_close, as a reader does; writers wait */
+};
+
 /* Opens db through the mount (libsqlite3 recovers it first if it has to: a hot journal, a WAL that nobody has open) and reads all of it. Blocks for as long as reading takes; the caller
  * must be a thread that may call into the mount, without any database lock (db->sqlite is taken and held until scan_close). On success, with a WAL, the scan holds
  * slot 4 until scan_close.
  * ERR_NOT_DATABASE: no SQLite database (or an empty file: then commit 0 and success). ERR_AGAIN_LATER: busy, or changing too fast. */
-int scan_open(struct node *n, struct database *db, struct scan **out, struct scan_result *r, struct err *e);
+int scan_open(struct node *n, struct database *db, enum scan_lock lock, struct scan **out, struct scan_result *r, struct err *e);
 /* Reads page pgno again, into buf of page_size bytes: of the same state if there is a WAL, else as it is now. */
 int scan_page(struct scan *s, uint32_t pgno, void *buf, struct err *e);
 /* True if page pgno has a frame that is newer than what is common to the scan's state and st (the tracked state, with db->lock held): then the two

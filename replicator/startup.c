@@ -221,7 +221,7 @@ static int mark_replica(void *ctx, struct database *db)
     st = database_dbstate(db);
     bool here = faccessat(n->db_fd, db->name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
     pthread_mutex_lock(&db->lock);
-    if (st->needs_image || (!st->txid && known && !db->pending)) {
+    if (st->needs_image || (st->torn && !db->pending) || (!st->txid && known && !db->pending)) {
         database_set_pending(n->databases, db, st->lsn + 1);
         database_mark(db, DATABASE_IMAGE, "waiting for an image");
     } else if (db->pending) {

@@ -21,7 +21,7 @@ struct sums_file_header {
     uint64_t updating_from, updating_to; /* equal to state.lsn when nothing is being entered */
     uint64_t rename_lsn; /* 0: no rename is under way */
     uint32_t name_len, rename_len;
-    uint32_t torn, reserved; /* 1: see sums_mark_torn */
+    uint32_t reserved[2];
     char name[LAYOUT_NAME_MAX + 1];
     char rename_to[LAYOUT_NAME_MAX + 1];
 };
@@ -275,13 +275,8 @@ int sums_begin(struct sums *s, uint64_t from_lsn, uint64_t to_lsn, uint32_t comm
 
 void sums_mark_torn(struct sums *s)
 {
-    s->h->torn = 1;
+    s->h->state.torn = 1;
     atomic_thread_fence(memory_order_release);
-}
-
-bool sums_torn(const struct sums *s)
-{
-    return s->h->torn != 0;
 }
 
 void sums_set(struct sums *s, uint32_t pgno, uint64_t checksum)
@@ -297,7 +292,7 @@ void sums_commit(struct sums *s, const struct dbstate *st)
     atomic_thread_fence(memory_order_release);
     s->h->state = *st;
     s->h->updating_from = s->h->updating_to = st->lsn;
-    s->h->torn = 0;
+    s->h->state.torn = 0;
 }
 
 void sums_touch(struct sums *s, const struct dbstate *st)

@@ -48,7 +48,7 @@ enum hooks_kind {
     HOOK_RENAMED,    /* path is now called text; directories too */
     HOOK_OPENED,     /* applications went from 0 to 1 open descriptions of a file that may be a database */
     HOOK_LAST_CLOSE, /* … and from 1 to 0 */
-    HOOK_MODIFIED,   /* the file was truncated, or (fallback mode) written, by somebody, without another hook saying so */
+    HOOK_MODIFIED,   /* the file was truncated, or (fallback mode) written through a mapping, without another hook saying so */
     HOOK_DIR_CREATED,
     HOOK_EXCHANGED, /* path and text have changed places (renameat2, RENAME_EXCHANGE); directories too */
     /* synchronous hooks */

@@ -804,14 +804,14 @@ class SessionError(Exception):
         self.name = name
 
 
-def make_load_db(node, name="load.db", pragmas=()):
+def make_load_db(node, name="load.db", pragmas=(), mode="wal"):
     """What load/writer.py and load/reader.py work on. Ids have no gaps and c counts the rows of each writer, so that every
     snapshot can be checked on its own."""
     os.makedirs(os.path.dirname(node.path(name)), exist_ok=True)
     with node.db(name) as conn:
         for p in pragmas:
             conn.execute(f"PRAGMA {p}")
-        assert conn.execute("PRAGMA journal_mode=WAL").fetchone() == ("wal",)
+        assert conn.execute(f"PRAGMA journal_mode={mode}").fetchone() == (mode,)
         conn.executescript("CREATE TABLE t (id INTEGER PRIMARY KEY, w INTEGER, s INTEGER, pad TEXT);"
                            "CREATE INDEX t_ws ON t (w, s); CREATE TABLE c (w INTEGER PRIMARY KEY, n INTEGER)")
 

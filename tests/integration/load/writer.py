@@ -19,6 +19,7 @@ p.add_argument("--id", type=int, default=1)
 p.add_argument("--first", type=int, default=0, help="number of the first row")
 p.add_argument("--count", type=int, default=0, help="rows; 0: until --stop")
 p.add_argument("--sync", default="NORMAL")
+p.add_argument("--pragma", nargs="*", default=[], help="of each connection: journal_mode=TRUNCATE, for example")
 p.add_argument("--busy", type=float, default=30.0, help="seconds of busy time-out")
 p.add_argument("--pad", type=int, default=100, help="bytes a row, about")
 p.add_argument("--pause", type=float, default=0.004, help="longest pause between rows, seconds. SQLite's locks are not fair: "
@@ -39,6 +40,8 @@ def connection(mount, name):
     if key not in conns:
         c = sqlite3.connect(os.path.join(mount, name), timeout=a.busy, isolation_level=None)
         c.execute(f"PRAGMA synchronous={a.sync}")
+        for pragma in a.pragma:
+            c.execute(f"PRAGMA {pragma}")
         if a.autocheckpoint >= 0:
             c.execute(f"PRAGMA wal_autocheckpoint={a.autocheckpoint}")
         conns[key] = c
