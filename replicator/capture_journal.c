@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
-/* A database of which nothing (usable) is tracked is read whole while the application waits if it is no larger than this; a larger one is compared later. */
+/* A database of which nothing (usable, trusted) is tracked is read whole while the application waits if it is no larger than this; a larger one is compared later. */
 #define WHOLE_MAX (16u << 20)
 
 struct capture_journal {
@@ -70,19 +70,19 @@ static int add(struct capture_journal *c, uint32_t pgno, struct err *e)
 }
 
 /* Pages of the database as it was that the transaction may have written. */
-static int list_journaled(struct capture_journal *c, const struct database *db, const struct journal_header *h, bool *proven, struct err *e)
+static int list_journaled(struct capture_journal *c, const struct database *db, const struct journal_header *h, enum journal_proof *proof, struct err *e)
 {
     const struct dbstate *st = database_dbstate(db);
     uint32_t pgno;
     const uint8_t *page;
     int rc;
-    *proven = false;
     while ((rc = journal_next(c->reader, &pgno, &page, e)) > 0) {
         if (pgno > h->page_count || pgno > st->commit)
             return err_set(e, ERR_GONE, "the journal names page %u of a database of %u pages", pgno, st->commit);
         if (pgno == 1 && page_checksum(pgno, page, h->page_size) != sums_get(db->sums, pgno))
             return err_set(e, ERR_GONE, "%s had changed before this transaction", db->name);
-        *proven |= pgno == 1;
+        if (pgno == 1)
+            *proof = JOURNAL_PAGE1;
         rc = add(c, pgno, e);
         int leaves = freelist_trunk_leaves(page, h->page_size, h->page_count);
         for (int i = 0; i < leaves && !rc; i++)
@@ -162,7 +162,8 @@ static int record(struct capture_journal *c, struct node *n, struct database *db
     return tx_record(n, db, &tx, c->enc, e);
 }
 
-static int capture(struct capture_journal *c, struct node *n, struct database *db, const struct journal_header *h, bool *proven, struct err *e)
+static int capture(struct capture_journal *c, struct node *n, struct database *db, const struct journal_header *h, bool whole,
+                   enum journal_proof *proof, struct err *e)
 {
     uint8_t head[DBFILE_HEADER_SIZE];
     struct dbfile_header dh;
@@ -171,7 +172,7 @@ static int capture(struct capture_journal *c, struct node *n, struct database *d
     if (fstat(c->db_fd, &file))
         return err_errno(e, errno, "stat %s", db->name);
     if (file.st_size == 0) { /* created and rolled back; or a database became empty, which the comparison enters */
-        *proven = true;
+        *proof = JOURNAL_WHOLE;
         return st->txid ? err_set(e, ERR_GONE, "%s is empty", db->name) : 0;
     }
     ssize_t k = pread(c->db_fd, head, sizeof head, 0);
@@ -179,34 +180,31 @@ static int capture(struct capture_journal *c, struct node *n, struct database *d
         return err_errno(e, errno, "read %s", db->name);
     if (dbfile_header_decode(head, (size_t)k, &dh))
         return err_set(e, ERR_NOT_DATABASE, "%s is not an SQLite database", db->name);
-    struct tx tx = {
-        .page_size = dh.page_size,
-        .commit = dbfile_pages(&dh, file.st_size),
-        .wal_mode = dh.write_version == 2,
-    };
+    struct tx tx = {.page_size = dh.page_size, .commit = dbfile_pages(&dh, file.st_size), .wal_mode = dh.write_version == 2};
     bool all = !st->txid || st->page_size != dh.page_size;
+    whole = all || (whole && file.st_size <= WHOLE_MAX);
     c->page_size = dh.page_size;
     int rc = 0;
     if (all && file.st_size > WHOLE_MAX)
         return err_set(e, ERR_GONE, "%s is seen for the first time, or with another page size", db->name);
-    if (!all && h->page_size != dh.page_size)
+    if (!whole && h->page_size != dh.page_size)
         return err_set(e, ERR_GONE, "the journal of %s has another page size", db->name);
-    if (!all && h->page_count != st->commit)
+    if (!whole && h->page_count != st->commit)
         return err_set(e, ERR_GONE, "%s had %u pages before this transaction, %u are tracked", db->name, h->page_count, st->commit);
-    if (all)
-        *proven = true;
+    if (whole)
+        *proof = JOURNAL_WHOLE;
     else
-        rc = list_journaled(c, db, h, proven, e);
-    for (uint32_t p = all ? 1 : st->commit + 1; p <= tx.commit && !rc; p++)
+        rc = list_journaled(c, db, h, proof, e);
+    for (uint32_t p = whole ? 1 : st->commit + 1; p <= tx.commit && !rc; p++)
         rc = add(c, p, e);
     return rc ? rc : record(c, n, db, &tx, all, e);
 }
 
-int capture_journal_run(struct capture_journal *c, struct node *n, struct database *db, bool *proven, struct err *e)
+int capture_journal_run(struct capture_journal *c, struct node *n, struct database *db, bool whole, enum journal_proof *proof, struct err *e)
 {
     char name[LAYOUT_NAME_MAX + sizeof LAYOUT_JOURNAL];
     struct journal_header h;
-    *proven = false;
+    *proof = JOURNAL_UNPROVEN;
     snprintf(name, sizeof name, "%s%s", db->name, LAYOUT_JOURNAL);
     _cleanup_fd_ int journal_fd = openat(n->db_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (journal_fd < 0)
@@ -222,5 +220,5 @@ int capture_journal_run(struct capture_journal *c, struct node *n, struct databa
         return 1;
     if (!rc)
         rc = database_load(n->databases, db, e);
-    return rc ? rc : capture(c, n, db, &h, proven, e);
+    return rc ? rc : capture(c, n, db, &h, whole, proof, e);
 }

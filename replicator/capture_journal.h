@@ -18,9 +18,15 @@ struct capture_journal; /* buffers, reused for every database; one thread */
 int capture_journal_open(struct capture_journal **out, struct err *e);
 void capture_journal_close(struct capture_journal *c);
 
-/* Captures. db->lock is held. Reads backing files only. 0: the tracked state is that of the file (*proven: and page 1 says that nothing was missed
- * before). 1: there is no valid journal (nothing was written under it). ERR_GONE: all pages must be compared; ERR_NOT_DATABASE;
- * -ENOSPC … */
-int capture_journal_run(struct capture_journal *c, struct node *n, struct database *db, bool *proven, struct err *e);
+enum journal_proof {
+    JOURNAL_UNPROVEN, /* that nothing was missed before */
+    JOURNAL_PAGE1,    /* page 1 says so */
+    JOURNAL_WHOLE,    /* all pages were read */
+};
+
+/* Captures. db->lock is held. Reads backing files only. whole: the tracked state is not to be trusted, so if the database is small all its pages are
+ * compared. 0: the tracked state is that of the file, as far as *proof says. 1: there is no valid journal (nothing was written under it). ERR_GONE: all
+ * pages must be compared; ERR_NOT_DATABASE; -ENOSPC … */
+int capture_journal_run(struct capture_journal *c, struct node *n, struct database *db, bool whole, enum journal_proof *proof, struct err *e);
 
 #endif

@@ -304,16 +304,18 @@ void capture_journal_ends(struct capture *c, struct capture_file *cf)
 {
     struct database *db = cf->db;
     struct err e = {0};
-    bool proven;
+    enum journal_proof proof;
     enum node_role role = node_role(c->node);
     if (role != NODE_PRIMARY && role != NODE_HANDING_OVER)
         return;
     pthread_mutex_lock(&db->lock);
     bool in_wal = cf->mode == CAPTURE_MAPPED || (cf->mode == CAPTURE_MAPPING && walview_exists(c->node, db));
-    int rc = in_wal ? 1 : capture_journal_run(c->journal, c->node, db, &proven, &e);
+    int rc = in_wal ? 1 : capture_journal_run(c->journal, c->node, db, cf->suspect, &proof, &e);
     if (rc == 0) { /* events about what the transaction wrote find the file as it was captured here */
         struct filestamp now = database_stamp(c->node->db_fd, db->name);
         database_settle(c->node->databases, db, &now);
+        cf->suspect &= proof != JOURNAL_WHOLE;
+        cf->check_at_close |= proof == JOURNAL_UNPROVEN;
     }
     if (rc == 0 && !cf->suspect) {
         cf->diff_ns = cf->diff_first_ns = 0;
@@ -321,8 +323,6 @@ void capture_journal_ends(struct capture *c, struct capture_file *cf)
         if (db->state != DATABASE_OK || db->warning[0])
             database_mark(db, DATABASE_OK, NULL);
     }
-    if (rc == 0)
-        cf->check_at_close |= !proven;
     if (rc < 0) {
         log_debug("capture", "%s: %s: comparing all pages", db->name, e.text);
         cf->suspect = true;
