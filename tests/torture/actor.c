@@ -23,11 +23,16 @@ struct connection {
     char mode[2][16];
 };
 
+/* Asks both sides, so that both have read the schema, or not. */
 static void look_at_modes(struct connection *c)
 {
-    char mode[16];
+    char mode[16], there[16];
+    uint64_t deadline = now_ns() + AGAIN_NS;
     for (int i = 0; i < 1 + c->attached; i++) {
-        statement_mode(&c->model, i ? "x" : "main", mode, sizeof mode);
+        const char *schema = i ? "x" : "main";
+        statement_mode(&c->model, schema, mode, sizeof mode);
+        while (statement_mode(&c->mount, schema, there, sizeof there), *mode && !*there && now_ns() < deadline)
+            usleep(500);
         if (*mode)
             memcpy(c->mode[i], mode, sizeof mode);
     }

@@ -169,15 +169,17 @@ static bool step_nodekill(struct director *d, const char *node, const char *prog
     return fgets(line, sizeof line, stdin) || fails(d, "whoever drives this went away");
 }
 
-/* Ends transactions that nobody could read past. A check may leave the others open. */
-static bool step_check(struct director *d, bool all)
+/* check soft: transactions that nobody can read past are ended, the others stay open; who keeps a database locked for itself closes it.
+ * check locked: the latter stays, too. check hard: all close. */
+static bool step_check(struct director *d, const char *how)
 {
+    bool all = strcmp(how, "hard") == 0, locked = strcmp(how, "locked") == 0;
     for (int i = 0; i < ACTORS; i++) {
         struct actor *a = &d->actors[i];
         bool done;
         if (!a->pid)
             continue;
-        if (all) {
+        if (all || (a->state.exclusive && !locked)) {
             if (!close_actor(d, a))
                 return false;
         } else if (a->state.in_transaction && (a->state.non_wal || a->state.exclusive)) {
@@ -228,7 +230,7 @@ static bool step_of_files(struct director *d, int n, char **word, bool *known)
     if (strcmp(verb, "nodekill") == 0 && n == 3)
         return step_nodekill(d, word[1], word[2]);
     if (strcmp(verb, "check") == 0)
-        return step_check(d, n > 1 && strcmp(word[1], "hard") == 0);
+        return step_check(d, n > 1 ? word[1] : "soft");
     *known = false;
     return true;
 }

@@ -110,6 +110,8 @@ class Bench:
         shutil.rmtree(model, ignore_errors=True)
         if good:  # what failed stays for whoever looks
             shutil.rmtree(a.path(name), ignore_errors=True)
+        if "its line says which" in last:
+            last += ": " + "; ".join(row for row in text.splitlines() if row.startswith("reader on the replica,"))
         if verbose:
             sys.stderr.write(text)
         return Outcome(good, last, text, time.monotonic() - start)
