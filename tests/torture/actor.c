@@ -124,7 +124,7 @@ static void run_one(struct side *s, int n, char **word, char *reply, size_t room
     char text[STATEMENT_TEXT];
     uint64_t deadline = now_ns() + AGAIN_NS;
     int rc;
-    s->marked[0] = s->marked[1] = false;
+    s->touched[0] = s->touched[1] = s->marked[0] = s->marked[1] = false;
     while ((rc = sqlite3_exec(s->db, "BEGIN IMMEDIATE", NULL, NULL, NULL)) == SQLITE_BUSY && now_ns() < deadline)
         usleep(500);
     if (rc == SQLITE_OK)

@@ -53,11 +53,12 @@ void statement_mode(struct side *s, const char *schema, char *mode, size_t room)
 /* Notes in the database that a transaction is under way, before its first change. */
 static int mark(struct side *s, const char *schema)
 {
-    bool *marked = &s->marked[strcmp(schema, "x") == 0];
-    if (sqlite3_get_autocommit(s->db) || *marked)
+    int i = strcmp(schema, "x") == 0;
+    if (sqlite3_get_autocommit(s->db) || s->marked[i])
         return SQLITE_OK;
     int rc = exec(s, sqlite3_mprintf("UPDATE %s.inv SET open = 1", schema));
-    *marked = rc == SQLITE_OK;
+    s->marked[i] = rc == SQLITE_OK;
+    s->touched[i] |= s->marked[i];
     return rc == SQLITE_ERROR ? SQLITE_OK : rc; /* no schema yet: nothing to mark */
 }
 
@@ -76,18 +77,18 @@ static int change(struct side *s, const char *schema, char *sql, char *text)
 
 static void unmark(struct side *s)
 {
-    s->marked[0] = s->marked[1] = false;
+    s->marked[0] = s->marked[1] = s->touched[0] = s->touched[1] = false;
 }
 
 int statement_commit(struct side *s)
 {
     for (int i = 0; i < 2; i++) {
-        if (!s->marked[i])
+        if (!s->touched[i])
             continue;
         int rc = exec(s, sqlite3_mprintf("UPDATE %s.inv SET open = 0, n = n + 1", i ? "x" : "main"));
         if (rc != SQLITE_OK)
             return rc;
-        s->marked[i] = false;
+        s->marked[i] = s->touched[i] = false;
     }
     int rc = exec(s, sqlite3_mprintf("COMMIT"));
     if (rc == SQLITE_OK)
@@ -97,8 +98,10 @@ int statement_commit(struct side *s)
 
 int statement_rollback(struct side *s)
 {
-    unmark(s);
-    return exec(s, sqlite3_mprintf("ROLLBACK"));
+    int rc = exec(s, sqlite3_mprintf("ROLLBACK"));
+    if (sqlite3_get_autocommit(s->db))
+        unmark(s);
+    return rc;
 }
 
 /* ---- verbs: words[0] is the verb, [1] the connection ---- */
@@ -119,8 +122,10 @@ static int verb_setup(struct side *s, char *const *w, char *text)
 static int verb_begin(struct side *s, char *const *w, char *text)
 {
     (void)text;
-    unmark(s);
-    return exec(s, sqlite3_mprintf("BEGIN %s", w[2]));
+    int rc = exec(s, sqlite3_mprintf("BEGIN %s", w[2]));
+    if (rc == SQLITE_OK)
+        unmark(s);
+    return rc;
 }
 
 static int verb_commit(struct side *s, char *const *w, char *text)
@@ -152,7 +157,7 @@ static int verb_release(struct side *s, char *const *w, char *text)
 static int verb_rollbackto(struct side *s, char *const *w, char *text)
 {
     (void)text;
-    unmark(s); /* it may have been taken back, too */
+    s->marked[0] = s->marked[1] = false; /* it may have been taken back, too */
     return exec(s, sqlite3_mprintf("ROLLBACK TO %s", w[2]));
 }
 

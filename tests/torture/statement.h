@@ -13,7 +13,8 @@
 struct side {
     sqlite3 *db;
     const char *root; /* folder of the databases */
-    bool marked[2];   /* inv.open was set in this transaction, in main and in x */
+    bool marked[2];   /* inv.open is set in this transaction, in main and in x */
+    bool touched[2];  /* it was, at some time in this transaction: its end has to be noted */
 };
 
 /* Carries out one step on one side. text (STATEMENT_TEXT bytes) gets what must be equal on both sides besides the code: rows, changes, the mode

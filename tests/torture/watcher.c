@@ -52,7 +52,7 @@ static void read_twice(sqlite3 *db, const char *path, useconds_t between)
     int code = rc & 0xff;
     /* SQLITE_ERROR: no table yet. SQLITE_CANTOPEN: not there (any more). */
     if (code != SQLITE_OK && code != SQLITE_ERROR && code != SQLITE_CANTOPEN)
-        complain(path, "an error that a reader must not see", sqlite3_errmsg(db));
+        complain(path, "an error that a reader must not see", sqlite3_errstr(rc));
 }
 
 static void watch(const char *root, const char *const *files, unsigned seed)
