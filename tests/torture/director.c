@@ -21,7 +21,8 @@
 struct director {
     struct files files;
     struct actor actors[ACTORS];
-    pid_t watcher;
+    pid_t watcher; /* 0: there is none now */
+    unsigned seed;
     FILE *trace;
     long steps, checks, retries;
     char error[2000];
@@ -86,6 +87,23 @@ static bool to_actor(struct director *d, struct actor *a, const char *line, bool
     int rc = 1;
     *done = sscanf(reply, "ok %*d %*d %*d %*d %*d %d", &rc) == 1 && rc == SQLITE_OK;
     return true;
+}
+
+static void start_watching(struct director *d)
+{
+    if (!d->watcher)
+        d->watcher = watcher_start(d->files.root[FILES_REPLICA], files_names, d->seed++);
+}
+
+/* Before a file takes another's place. On the primary nobody has it open then; a connection on the replica that lives through it may take
+ * the new schema for the one that it knows, since both may bear the same number (schema cookie). "watched" at the end of the step keeps it. */
+static void stop_watching(struct director *d)
+{
+    if (d->watcher > 0) {
+        (void)kill(d->watcher, SIGKILL);
+        (void)waitpid(d->watcher, NULL, 0);
+    }
+    d->watcher = 0;
 }
 
 /* ---- steps ---- */
@@ -196,6 +214,7 @@ static bool step_check(struct director *d, const char *how)
         if (!check_database(&d->files, i, owner, d->error, sizeof d->error))
             return false;
     }
+    start_watching(d);
     return true;
 }
 
@@ -204,7 +223,7 @@ static bool watcher_well(struct director *d)
     int status;
     if (d->watcher <= 0 || waitpid(d->watcher, &status, WNOHANG) == 0)
         return true;
-    d->watcher = 0;
+    d->watcher = -1;
     return fails(d, "a reader on the replica saw what was never committed, or an error (its line says which)");
 }
 
@@ -218,7 +237,10 @@ static bool step_of_files(struct director *d, int n, char **word, bool *known)
     const char *verb = word[0];
     int database = number(word[1], FILES_DATABASES);
     unsigned seed = n > 2 ? (unsigned)strtoul(word[2], NULL, 10) : 0;
+    bool watched = strcmp(word[n - 1], "watched") == 0;
     *known = true;
+    if ((strcmp(verb, "copyin") == 0 || strcmp(verb, "replace") == 0 || strcmp(verb, "remove") == 0 || strcmp(verb, "move") == 0) && !watched)
+        stop_watching(d);
     if (strcmp(verb, "copyin") == 0)
         return evict(d, database) && files_copy_in(&d->files, database, seed, false, d->error, sizeof d->error);
     if (strcmp(verb, "replace") == 0)
@@ -317,7 +339,8 @@ struct director *director_new(const char *primary, const char *replica, const ch
     d->trace = trace;
     for (int i = 0; i < ACTORS; i++)
         d->actors[i].database = d->actors[i].attached = -1;
-    d->watcher = watcher_start(replica, files_names, seed);
+    d->seed = seed;
+    start_watching(d);
     return d;
 }
 
@@ -326,9 +349,6 @@ void director_free(struct director *d)
     for (int i = 0; i < ACTORS; i++)
         if (d->actors[i].pid)
             kill_actor(d, &d->actors[i]);
-    if (d->watcher > 0) {
-        (void)kill(d->watcher, SIGKILL);
-        (void)waitpid(d->watcher, NULL, 0);
-    }
+    stop_watching(d);
     free(d);
 }
