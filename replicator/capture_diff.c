@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 
 #define RETRY_NS 20000000u
+#define SAY_SIZE_NS 50000000u
 #define QUIET_ATTEMPTS 10u /* about 3 s */
 #define FREE_ATTEMPTS 6u   /* about 1.3 s: then writers have to wait while it is read, if that does not take long */
 #define SHARED_MAX (256 << 20)
@@ -41,6 +42,17 @@ static void attach(struct capture_file *cf, struct walview *v)
     cf->covered = 0;
 }
 
+/* worker_fn. Not as soon as the WAL is open: whoever opens it is likely to write next, and must not meet our lock, short as it is held. */
+static void say_size_job(struct node *n, struct database *db, uint64_t arg)
+{
+    (void)arg;
+    pthread_mutex_lock(&db->lock);
+    struct capture_file *cf = db->capture;
+    if (cf->mode == CAPTURE_MAPPED && cf->view_open)
+        walview_say_size(n, db, cf->view.index, cf->view.shm_fd, database_dbstate(db)->page_size, false);
+    pthread_mutex_unlock(&db->lock);
+}
+
 void capture_map_job(struct node *n, struct database *db, uint64_t attempt)
 {
     struct err e;
@@ -55,8 +67,8 @@ void capture_map_job(struct node *n, struct database *db, uint64_t attempt)
         return;
     }
     if (!rc) {
-        walview_say_size(n, db, v.index, v.shm_fd, database_dbstate(db)->page_size, false);
         attach(cf, &v);
+        worker_post(n->worker, say_size_job, db, 0, SAY_SIZE_NS); /* no memory: reads stay a little slower */
     } else if (rc == ERR_AGAIN_LATER && attempt < 200 && walview_exists(n, db)) {
         pthread_mutex_unlock(&db->lock);
         if (!worker_post(n->worker, capture_map_job, db, attempt + 1, attempt < 20 ? 200000u : RETRY_NS))
