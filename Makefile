@@ -78,7 +78,7 @@ $(LIBLLHTTP): $(call obj,llhttp/api.c llhttp/http.c llhttp/llhttp.c)
 $(LIBEDGEFS): $(call obj,$(LIB_SRC))
 	rm -f $@ && ar rcs $@ $^
 
-$(LIBPARTS): $(filter-out %/main.o %/standin.o,$(call obj,$(FS_SRC) $(REPLICATOR_SRC) $(PROXY_SRC) $(LAUNCHER_SRC)))
+$(LIBPARTS): $(filter-out %/main.o,$(call obj,$(FS_SRC) $(REPLICATOR_SRC) $(PROXY_SRC) $(LAUNCHER_SRC)))
 	rm -f $@ && ar rcs $@ $^
 
 $(BUILD)/edgefs: $(call obj,$(LAUNCHER_SRC)) $(LIBEDGEFS) $(LIBLLHTTP)

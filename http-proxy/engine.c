@@ -60,6 +60,8 @@ static int app_open(struct engine *e, struct configuration *of, const struct con
     if (!rc)
         rc = cache_open(c, e->positions, &a->cache, err);
     if (!rc)
+        cache_count(a->cache, e->gauges);
+    if (!rc)
         rc = accesslog_open(c, &a->log, err);
     if (!rc && (!(a->trust = trust_new(of->config, c)) || !(a->target = pool_for_target(e, c))))
         rc = err_errno(err, ENOMEM, "%s", c->name);

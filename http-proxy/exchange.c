@@ -227,6 +227,48 @@ void exchange_write_end(struct exchange *ex)
     ex->writing = false;
 }
 
+/* ---- the response cache ---- */
+
+static void cache_turn(struct position_wait *w, enum position_outcome outcome, struct position pos)
+{
+    struct exchange *ex = (struct exchange *)((char *)w - offsetof(struct exchange, wait));
+    (void)outcome;
+    (void)pos;
+    ex->wait_us += engine_now_us() - ex->parked_us;
+    ex->c->e->gauges->parked--;
+    ex->route_steps = 0;
+    exchange_route(ex);
+}
+
+/* Called in the middle of somebody else's exchange: goes on in the loop's next turn. */
+static void cache_ready(struct cache_wait *w)
+{
+    struct exchange *ex = (struct exchange *)((char *)w - offsetof(struct exchange, cache_wait));
+    ex->state = EX_PARKED;
+    ex->c->e->gauges->parked++;
+    ex->wait.done = cache_turn;
+    position_wait_reached(ex->c->e->positions, &ex->wait, (struct position){0}, UINT64_MAX);
+}
+
+/* True: the request is answered, or waits for somebody else's response. */
+static bool from_cache(struct exchange *ex)
+{
+    if (!ex->app->cache || ex->decision.kind != DECIDE_READ || ex->decision.stale || !ex->req.minor || ex->flight || ex->any_sent)
+        return false;
+    switch (cache_lookup(ex->app->cache, &ex->req, engine_now_ms(), &ex->cache_wait, &ex->entry, &ex->flight)) {
+    case CACHE_HIT:
+        response_from_cache(ex);
+        return true;
+    case CACHE_WAIT:
+        ex->state = EX_CACHE_WAIT;
+        ex->parked_us = engine_now_us();
+        ex->cache_wait.done = cache_ready;
+        return true;
+    default:
+        return false;
+    }
+}
+
 void exchange_route(struct exchange *ex)
 {
     ex->state = EX_ROUTE;
@@ -238,6 +280,8 @@ void exchange_route(struct exchange *ex)
         }
         switch (ex->decision.verdict) {
         case DECIDE_LOCAL:
+            if (from_cache(ex))
+                return;
             dispatch(ex, ex->app->target);
             return;
         case DECIDE_FORWARD:

@@ -46,6 +46,34 @@ static bool replay(struct exchange *ex)
     return true;
 }
 
+void response_from_cache(struct exchange *ex)
+{
+    static struct extra x;
+    struct flow *f = &ex->down;
+    struct slice head = cache_entry_head(ex->entry), body = cache_entry_body(ex->entry);
+    const char *tail = ex->want_close ? "Via: 1.1 edgefs\r\nConnection: close\r\n\r\n" : "Via: 1.1 edgefs\r\n\r\n";
+    extra_clear(&x);
+    cache_entry_fields(ex->entry, engine_now_ms(), &x);
+    decide_response(ex->app->decide, &ex->decision, NULL, (struct position){0}, engine_now_us() - ex->began_us, &x);
+    f->head = buf_get(BUF_SMALL);
+    if (!f->head || head.n + x.n + strlen(tail) > f->head->size) { /* cannot be: it once fitted with more */
+        client_close(ex->c, true);
+        return;
+    }
+    char *p = mempcpy(f->head->data, head.p, head.n);
+    p = mempcpy(p, x.buf, x.n);
+    p = mempcpy(p, tail, strlen(tail));
+    f->head_pos = 0;
+    f->head_len = (uint32_t)(p - f->head->data);
+    f->mid = body.p; /* ex->entry keeps it */
+    f->mid_n = body.n;
+    ex->outcome = PROXY_OUTCOME_CACHED;
+    ex->status = cache_entry_status(ex->entry);
+    ex->state = EX_ANSWER;
+    ex->response_sent = true;
+    exchange_pump(ex);
+}
+
 /* Only one turn of capture at a time: from the loop. */
 static void captured(struct position_wait *w, enum position_outcome outcome, struct position pos)
 {

@@ -316,3 +316,44 @@ class ProxyPositions(EdgeTest):
             cluster.sync()
             for node in cluster.nodes:
                 self.assertEqual(dict(node.sql("app.db", "SELECT key, CAST(value AS INTEGER) FROM kv")), {f"u{k}": v for k, v in last.items()})
+
+    @within(60)
+    def test_the_cache_never_gives_what_has_changed(self):
+        entry = "cache: [{path: /cached/*, databases: [app.db]}]"
+        with proxied(2, entry=entry) as cluster, Client(cluster.ports["web"]) as client:
+            rng = harness.seed("cache")
+
+            def counter(i, name):
+                page = client.ask(i, "GET", "/edgefs/metrics").body
+                return int(dict(line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))[f"edgefs_proxy_cache_{name}_total"])
+
+            for i in range(rounds(60)):
+                client.put(rng.randrange(2), "k", i)
+                for _ in range(4):
+                    r = client.get(rng.randrange(2), "k", path="cached")
+                    self.assertEqual((r.status, r.body), (200, str(i)), (i, r))
+            hits = [counter(i, "hits") for i in (0, 1)]
+            print(f"hits: {hits}, dropped: {[counter(i, 'changed') for i in (0, 1)]}")
+            self.assertGreater(min(hits), 0)
+            r = client.get(1, "k", path="cached")
+            self.assertIsNotNone(client.get(1, "k", path="cached").headers["Age"])
+            self.assertIsNone(client.get(1, "k").headers["Age"], "other routes are not cached")
+            # Many at once for something that is not there yet: the application is asked once.
+            with cluster.nodes[0].db("app.db") as db:
+                db.execute("INSERT INTO kv VALUES ('herd', 'x')")
+            cluster.sync()
+            before = counter(1, "stored")
+            answers, barrier = [], threading.Barrier(16)
+
+            def one():
+                with Client(cluster.ports["web"]) as c:
+                    barrier.wait()
+                    answers.append(c.get(1, "herd", path="cached").body)
+
+            threads = [threading.Thread(target=one) for _ in range(16)]
+            for t in threads:
+                t.start()
+            for t in threads:
+                t.join()
+            self.assertEqual(answers, ["x"] * 16)
+            self.assertEqual(counter(1, "stored"), before + 1)
