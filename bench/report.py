@@ -19,6 +19,7 @@ class Line:
     target: str = ""
     edgefs: str = ""
     plain: str = ""
+    nginx: str = ""  # rows about the proxy: plain is HAProxy there
     ratio: str = ""
     ok: bool | None = None
     notes: list = field(default_factory=list)
@@ -68,7 +69,9 @@ def plain_text(line):
         return f"FAILED: {line.failed}"
     parts = [line.title, f"EdgeFS {line.edgefs}"]
     if line.plain:
-        parts.append(f"plain {line.plain}")
+        parts.append(f"{'HAProxy' if line.nginx else 'plain'} {line.plain}")
+    if line.nginx:
+        parts.append(f"nginx {line.nginx}")
     if line.ratio:
         parts.append(f"ratio {line.ratio}")
     if line.target:
@@ -77,16 +80,18 @@ def plain_text(line):
 
 
 def table(mode, lines):
-    """Markdown. In fallback mode the targets do not count."""
-    out = [f"## {mode.capitalize()} mode", "",
-           "| row | target | EdgeFS | plain | ratio | |", "| --- | --- | --- | --- | --- | --- |"]
+    """Markdown. mode: passthrough; fallback, where the targets do not count; proxy."""
+    proxy = mode == "proxy"
+    out = ["## Proxy", "", "| row | target | edgefs-proxy | HAProxy | nginx | ratio | |", "| --- | --- | --- | --- | --- | --- | --- |"] if proxy else [
+        f"## {mode.capitalize()} mode", "", "| row | target | EdgeFS | plain | ratio | |", "| --- | --- | --- | --- | --- | --- |"]
     notes = []
     for line in lines:
         mark = ""
         if line.notes or line.failed:
             notes += [f"{len(notes) + 1}. {'; '.join(([line.failed] if line.failed else []) + line.notes)}"]
             mark = f" ({len(notes)})"
-        out.append(f"| `{line.row}`: {line.title}{mark} | {line.target or '–'} | {line.edgefs or '–'} | {line.plain or '–'} | "
+        third = f"{line.nginx or '–'} | " if proxy else ""
+        out.append(f"| `{line.row}`: {line.title}{mark} | {line.target or '–'} | {line.edgefs or '–'} | {line.plain or '–'} | {third}"
                    f"{line.ratio or '–'} | {verdict(line) or 'reported'} |")
     return "\n".join(out + ([""] + notes if notes else [])) + "\n"
 
@@ -96,7 +101,7 @@ Every number is a median. EdgeFS and the plain directory lie on the same disk an
 then its median stands here with the least and the greatest in brackets. The load average before and after says whether the machine had other
 work meanwhile: with two cores, anything above about 2 widens the brackets and lowers the ratios, because EdgeFS's side has more processes to be kept waiting. All
 nodes, the application and the load run on this one machine, so a node's replicator competes with the application for the cores that are listed
-above. What each row does exactly is written at its function in `bench/rows.py`.
+above. What each row does exactly is written at its function in `bench/rows.py`, for the proxy in `bench/proxy_rows.py`; the ratio there is to HAProxy, turn by turn.
 """
 
 

@@ -92,9 +92,9 @@ def listening(port):
 class Program:
     """A target that is one program in the foreground with a configuration file."""
 
-    def __init__(self, name, text, argv, deadline):
+    def __init__(self, name, text, argv, origin):
         self.name = name
-        self.origin = Origin(deadline)
+        self.origin = origin
         self.tmp = tempfile.mkdtemp(prefix=f"http-{name}-")
         self.port = harness.free_port()
         self.log = os.path.join(self.tmp, "log")
@@ -139,11 +139,11 @@ class Program:
 
 
 def nginx(deadline):
-    return Program("nginx", NGINX, ["/usr/sbin/nginx", "-c", "{config}", "-e", "stderr"], deadline)
+    return Program("nginx", NGINX, ["/usr/sbin/nginx", "-c", "{config}", "-e", "stderr"], Origin(deadline))
 
 
 def haproxy(deadline):
-    return Program("haproxy", HAPROXY, ["/usr/sbin/haproxy", "-db", "-f", "{config}"], deadline)
+    return Program("haproxy", HAPROXY, ["/usr/sbin/haproxy", "-db", "-f", "{config}"], Origin(deadline))
 
 
 EDGEFS = """\
