@@ -8,18 +8,19 @@ BEHAVIOURS = []
 
 
 class Behaviour:
-    def __init__(self, script, section, text, rfc, nginx, haproxy, only):
+    def __init__(self, script, section, text, rfc, nginx, haproxy, only, tls):
         self.script = script
         self.name = script.__name__
         self.section = section
         self.text = text
         self.rfc = rfc
         self.explain = {"nginx": nginx, "haproxy": haproxy}
+        self.tls = tls
         self.only = only  # None, or "edgefs" where the others have no such job
 
     def run(self, target, deadline):
         """What the table says of this target: "yes", "–" (not its job), or what it did instead."""
-        if self.only and not target.name.startswith(self.only):
+        if self.only and not target.name.startswith(self.only) or target.tls and not self.tls:
             return "–"
         with Test(target, deadline) as t:
             try:
@@ -30,11 +31,12 @@ class Behaviour:
                 return f"{type(e).__name__}: {e}"
 
 
-def behaviour(section, text, rfc="", nginx="", haproxy="", only=None):
-    """Decorator. text: what must hold, in the present tense, as it stands in the table. nginx, haproxy: why they do otherwise."""
+def behaviour(section, text, rfc="", nginx="", haproxy="", only=None, tls=True):
+    """Decorator. text: what must hold, in the present tense, as it stands in the table. nginx, haproxy: why they do otherwise. tls: whether TLS
+    has such a thing (it knows no half-closed connections)."""
 
     def mark(script):
-        BEHAVIOURS.append(Behaviour(script, section, text, rfc, nginx, haproxy, only))
+        BEHAVIOURS.append(Behaviour(script, section, text, rfc, nginx, haproxy, only, tls))
         return script
 
     return mark
@@ -58,12 +60,16 @@ class Test:
                 c.reset()
         self.origin.tidy()
 
-    def connect(self, receive_buffer=None):
+    def connect(self, receive_buffer=None, source=None):
         sock = socket.socket()
+        if source:
+            sock.bind((source, 0))
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.settimeout(self.deadline)
         sock.connect(("127.0.0.1", self.target.port))
+        if self.target.tls:
+            sock = self.target.tls.wrap_socket(sock, server_hostname="127.0.0.1")
         wire = Wire(sock, "the client", self.deadline)
         self.clients.append(wire)
         return wire

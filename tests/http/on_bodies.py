@@ -2,6 +2,7 @@
 
 import hashlib
 import select
+import ssl
 import threading
 import time
 
@@ -105,7 +106,7 @@ def push(sock, total, digest=None):
             break
         try:
             n = sock.send(block[sent % len(block):][: total - sent])
-        except BlockingIOError:
+        except (BlockingIOError, ssl.SSLWantWriteError):
             continue
         sent += n
     if digest is not None:
@@ -442,7 +443,7 @@ def websocket_bulk(t):
 
 
 @behaviour(UPGRADE, "… one side's end is passed on, and the other side may go on sending",
-           nginx="ends both directions when one side ends")
+           nginx="ends both directions when one side ends", tls=False)
 def websocket_half_close(t):
     c, x = upgraded(t)
     c.finish_sending()

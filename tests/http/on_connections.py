@@ -229,7 +229,8 @@ def client_closes_stream(t):
 
 
 @behaviour(SECTION, "A client that has sent its request and closes its sending side still gets the answer", "9112 §9.6",
-           nginx="takes the client's FIN for its going away (499) unless `proxy_ignore_client_abort` is on")
+           nginx="takes the client's FIN for its going away (499) unless `proxy_ignore_client_abort` is on",
+           tls=False)
 def half_closed_client(t):
     c = t.ask("GET /half HTTP/1.1")
     c.finish_sending()

@@ -139,6 +139,20 @@ def x_forwarded(t):
     t.same(x.head.get("X-Forwarded-Host"), "example.test", "X-Forwarded-Host")
 
 
+@behaviour(SECTION, "A stranger's X-Forwarded-For, Forwarded and X-Real-IP are not believed (strangers: who is not named in `trust`)",
+           nginx="appends to whatever came; whom to believe is for other directives", haproxy="appends to whatever came; whom to believe is for rules")
+def forwarded_by_strangers(t):
+    c = t.ask("GET / HTTP/1.1", "X-Forwarded-For: 203.0.113.9", "X-Forwarded-Proto: https", "X-Real-IP: 203.0.113.9", "Forwarded: for=203.0.113.9",
+              client=t.connect(source="127.0.0.9"))
+    x = t.next()
+    x.reply()
+    c.head()
+    for name in ("X-Forwarded-For", "Forwarded", "X-Real-IP"):
+        t.need("203.0.113.9" not in (x.head.get(name) or ""), f"passed on {name}")
+    t.same(x.head.get("X-Forwarded-For"), "127.0.0.9", "X-Forwarded-For")
+    t.same(x.head.get("X-Forwarded-Proto"), "http", "X-Forwarded-Proto")
+
+
 @behaviour(SECTION, "Forwarded gets the client's address, the host and the protocol", "7239 §4", nginx="has no directive that makes a valid one",
            haproxy="only `option forwarded` of 2.8 and later")
 def forwarded(t):

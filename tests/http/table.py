@@ -12,7 +12,7 @@ INTRO = """\
 
 Each line is a script in [`tests/http/`](../tests/http/) that holds both ends of the proxy as raw bytes: a client, and an origin server that answers as the
 script says. The same script runs against edgefs-proxy, nginx and HAProxy (Debian's packages: {versions}). edgefs-proxy must do what the line says, on a primary and,
-for what concerns connections and bodies, on a replica, where writes take a second hop through the primary's proxy; `make check` fails if it does not. For nginx and
+for what concerns connections and bodies, on a replica, where writes take a second hop through the primary's proxy, without TLS and with it; `make check` fails if it does not. For nginx and
 HAProxy the table records what they did, with configurations that make them do the same job ([`targets.py`](../tests/http/targets.py)); a difference is no verdict: they have
 options and reasons of their own, and the notes name them.
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -92,6 +93,8 @@ def listening(port):
 class Program:
     """A target that is one program in the foreground with a configuration file."""
 
+    tls = None  # else what clients need to speak TLS with it
+
     def __init__(self, name, text, argv, origin):
         self.name = name
         self.origin = origin
@@ -146,27 +149,44 @@ def haproxy(deadline):
     return Program("haproxy", HAPROXY, ["/usr/sbin/haproxy", "-db", "-f", "{config}"], Origin(deadline))
 
 
+def make_certificate(folder, name="tls"):
+    """(certificate, key): PEM files of a self-signed certificate for 127.0.0.1."""
+    certificate, key = (os.path.join(folder, f"{name}.{kind}") for kind in ("pem", "key"))
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", f"/CN={name}",
+                    "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate], check=True, stderr=subprocess.DEVNULL)
+    return certificate, key
+
+
 EDGEFS = """\
 proxy:
   - listen: 127.0.0.1:{port}
     target: 127.0.0.1:{origin}
+    trust: [127.0.0.1]
     limits: {{header-time: 2s, body-time: 2s, idle-time: 2s, response-time: 2s, idle-target-connections: 32}}
-{peers}"""
+{more}"""
 
 
 class Edgefs:
-    """The proxy of a real node that is primary ("edgefs"), or of a replica whose writes go through the primary's proxy ("edgefs-replica")."""
+    """The proxy of a real node that is primary ("edgefs"), or of a replica whose writes go through the primary's proxy ("edgefs-replica"), or the same with
+    TLS on both hops ("edgefs-tls")."""
 
     def __init__(self, name, deadline):
         self.name = name
         self.origin = Origin(deadline)
-        nodes = 2 if name == "edgefs-replica" else 1
+        nodes = 1 if name == "edgefs" else 2
+        self.tls = None
         ports = [harness.free_port() for _ in range(nodes)]
         self.cluster = harness.Cluster(nodes, start=False, prefix="http-")
         try:
-            peers = "    peers: [" + ", ".join(f"{{node: {n.name}, url: 'http://127.0.0.1:{p}'}}" for n, p in zip(self.cluster.nodes, ports)) + "]\n"
+            scheme = "https" if name == "edgefs-tls" else "http"
+            more = "    peers: {" + ", ".join(f"{n.name}: '{scheme}://127.0.0.1:{p}'" for n, p in zip(self.cluster.nodes, ports)) + "}\n"
+            if scheme == "https":
+                certificate, key = make_certificate(self.cluster.tmp)
+                more += f"    tls: {{certificate: {certificate}, key: {key}}}\n    peer-tls: {{ca: {certificate}}}\n"
+                self.tls = ssl.create_default_context(cafile=certificate)
+                self.tls.set_alpn_protocols(["http/1.1"])
             for node, port in zip(self.cluster.nodes, ports):
-                node.extra += EDGEFS.format(port=port, origin=self.origin.port, peers=peers)
+                node.extra += EDGEFS.format(port=port, origin=self.origin.port, more=more)
                 node.write_config()
             self.cluster.start()
             self.node, self.port = self.cluster.nodes[-1], ports[-1]
@@ -196,6 +216,7 @@ class Edgefs:
 OPEN = {
     "edgefs": lambda deadline: Edgefs("edgefs", deadline),
     "edgefs-replica": lambda deadline: Edgefs("edgefs-replica", deadline),
+    "edgefs-tls": lambda deadline: Edgefs("edgefs-tls", deadline),
     "nginx": nginx,
     "haproxy": haproxy,
 }

@@ -7,6 +7,7 @@ such a check miss something, never fail)."""
 import contextlib
 import select
 import socket
+import ssl
 import struct
 import time
 
@@ -75,7 +76,7 @@ class Wire:
         self.sock.settimeout(self.deadline)
         try:
             self.sock.sendall(data)
-        except (BrokenPipeError, ConnectionResetError):
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
             pass
         except socket.timeout:
             raise Differs(f"took no more bytes from {self.who}") from None
@@ -90,7 +91,7 @@ class Wire:
             data = self.sock.recv(262144)
         except socket.timeout:
             raise Differs(f"sent nothing to {self.who}") from None
-        except ConnectionResetError:
+        except (ConnectionResetError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
             data = b""
         if not data:
             self.ended = True
