@@ -137,7 +137,14 @@ static void relay(struct exchange *ex)
     case FLOW_SINK_BROKEN:
         client_close(c, true);
         return;
-    default: /* the client must see that this is not all */
+    default:
+        if (f->head && !f->head_pos) { /* nothing of it went out yet: an answer is better than half of one */
+            flow_clear(f);
+            ex->status = 0;
+            exchange_upstream_failed(ex, "the response broke off, or its body is malformed");
+            return;
+        }
+        /* The client must see that this is not all. */
         ex->outcome = PROXY_OUTCOME_UPSTREAM_ERROR;
         exchange_end(ex, false);
     }

@@ -1,6 +1,6 @@
 /* Decoder for Transfer-Encoding: chunked (RFC 9112 §7.1), strict: CRLF line ends only, no white space around sizes, at most 15
- * hexadecimal digits, extensions and trailers bounded and checked, both dropped; fields that say where a message ends or whom it is for are refused
- * as trailers (RFC 9110 §6.5.1). llhttp's own decoder is not used for bodies because it
+ * hexadecimal digits, extensions and trailers bounded and checked, both dropped; trailers that would change framing, routing or who somebody is
+ * (RFC 9110 §6.5.1) are refused. llhttp's own decoder is not used for bodies because it
  * is laxer. Fed byte runs of any size; allocates nothing. */
 #ifndef EDGEFS_HTTP_CHUNKED_H
 #define EDGEFS_HTTP_CHUNKED_H
@@ -11,11 +11,13 @@
 #define HTTP_CHUNK_EXT_MAX 4096     /* bytes of extensions in one body: a client that sends more of them than data is no client */
 #define HTTP_CHUNK_TRAILER_MAX 8192 /* bytes of the trailer section */
 
+#define HTTP_CHUNK_NAME_MAX 24     /* of a trailer's name are looked at: longer than any that is refused */
+
 struct http_chunked {
     uint8_t state;
     uint8_t digits;
-    uint8_t name_len; /* of the trailer field that is being read, up to 255 */
-    uint8_t names;    /* bits of the refused names that it may still become */
+    uint8_t name_n; /* of the present trailer's name, as far as it is kept */
+    char name[HTTP_CHUNK_NAME_MAX]; /* in lower case */
     uint32_t extra;     /* bytes of extensions so far */
     uint32_t trailer;   /* bytes of trailers so far */
     uint64_t left;      /* bytes of the current chunk's data to come */

@@ -18,8 +18,10 @@ options and reasons of their own, and the notes name them.
 
 This page is written by `tests/http/run --write`, and `make check` fails if it lacks a behaviour or calls one of ours otherwise than it was seen.
 
-"yes": as the line says. "–": not that program's job. Among the doubtful messages, "mended" means: passed on in a form that can be read in one way only;
-"**passed on**": the other side got the doubtful bytes as they were.
+"yes": as the line says. "–": not that program's job. Doubtful messages are those that two parsers may read differently, from which requests can be smuggled. There
+"yes" means refused: 4xx or 502, the connection closed, nothing of it passed on. "mended": passed on in a form that can be read in one way only. "**passed on**": the other side
+got the doubtful bytes as they were. RFC 9112 allows to mend many of them. edgefs-proxy does not: what it passes on may go through a second proxy and then to an application whose
+parser nobody knows, and a client that sends such a thing is no browser.
 """
 
 

@@ -237,6 +237,26 @@ static void trailers_that_say_where_messages_end_are_refused(void **state)
         }
 }
 
+static void chunked_decoder_refuses_trailers_that_belong_in_a_head(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *line;
+        int want;
+    } t[] = {
+        {"X-Sum: 1", 1}, {"Server-Timing: a", 1}, {"Content-Lengthy: 5", 1}, {"Hosts: a", 1}, {"Content-Length: 5", -1}, {"cOnTeNt-LeNgTh: 5", -1},
+        {"Transfer-Encoding: chunked", -1}, {"Host: a", -1}, {"Cookie: a=1", -1}, {"Authorization: x", -1}, {"X-Forwarded-For: 1", -1}, {": 1", -1},
+        {"A-name-that-is-much-longer-than-what-is-kept: 1", 1},
+    };
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        char buf[128], out[64];
+        size_t len, used;
+        size_t n = (size_t)snprintf(buf, sizeof buf, "0\r\nX-A: 1\r\n%s\r\n\r\n", t[i].line);
+        for (size_t step = 0; step < 3; step++)
+            assert_int_equal(chunked_whole(buf, n, step, out, &len, &used), t[i].want);
+    }
+}
+
 static void targets_are_decoded_once_and_checked(void **state)
 {
     (void)state;
@@ -396,6 +416,7 @@ int main(void)
         cmocka_unit_test(chunked_decoder_is_strict_however_bytes_are_cut),
         cmocka_unit_test(chunked_decoder_bounds_extensions_and_trailers),
         cmocka_unit_test(trailers_that_say_where_messages_end_are_refused),
+        cmocka_unit_test(chunked_decoder_refuses_trailers_that_belong_in_a_head),
         cmocka_unit_test(targets_are_decoded_once_and_checked),
         cmocka_unit_test(target_buffer_is_large_enough),
         cmocka_unit_test(routes_match_longest_first),

@@ -225,7 +225,7 @@ static void bodies_arrive_whole(void **state)
     struct reply r = ask(fd, "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello");
     assert_string_equal(r.body, "hello");
     reply_free(&r);
-    r = ask(fd, "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n7;ext=1\r\n, world\r\n0\r\nTrailer: 1\r\n\r\n");
+    r = ask(fd, "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n7;ext=1\r\n, world\r\n0\r\nX-Trailer: 1\r\n\r\n");
     assert_string_equal(r.body, "hello, world");
     reply_free(&r);
     r = ask(fd, "PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
