@@ -21,6 +21,10 @@ def installed():
     return os.access(DRIVER, os.X_OK) and os.access(CHROMIUM, os.X_OK)
 
 
+class DriverError(AssertionError):
+    pass
+
+
 class Chromium:
     """A browser with a profile of its own. A context manager."""
 
@@ -65,7 +69,7 @@ class Chromium:
         finally:
             conn.close()
         if isinstance(value, dict) and "error" in value:
-            raise AssertionError(f"chromedriver, {method} {path}: {value['error']}: {value.get('message', '')[:300]}")
+            raise DriverError(f"chromedriver, {method} {path}: {value['error']}: {value.get('message', '')[:300]}")
         return value
 
     # ---- a page ----
@@ -88,7 +92,11 @@ class Chromium:
         self.call("POST", f"/element/{self.find(css)}/click", {})
 
     def text(self, css="body"):
-        return self.call("GET", f"/element/{self.find(css)}/text")
+        """What a person sees; "" while a page is being replaced by the next one."""
+        try:
+            return self.call("GET", f"/element/{self.find(css)}/text")
+        except DriverError:
+            return ""
 
     def run(self, script, *args):
         return self.call("POST", "/execute/sync", {"script": script, "args": list(args)})
