@@ -9,7 +9,8 @@
 #include <stdio.h>
 #include <strings.h>
 
-#define READ_BUFFER (256l << 10)
+#define READ_BUFFER (256l << 10) /* of downloads and uploads */
+#define SMALL_BUFFER (16l << 10) /* of all else: libcurl allocates it anew for each request, and a big one is mapped and unmapped each time */
 #define ERROR_BODY_MAX (16u << 10) /* of a download's answer that is not 2xx */
 #define POLL_MS 1000
 #define POLL_FLAG_MS 100 /* with an abort flag that nobody wakes us for */
@@ -299,7 +300,8 @@ static int drive(struct http_client *c)
     return 0;
 }
 
-static void prepare(struct http_client *c, const char *method, const char *url, struct curl_slist *headers)
+/* bulk: a download or an upload. */
+static void prepare(struct http_client *c, const char *method, const char *url, struct curl_slist *headers, bool bulk)
 {
     CURL *h = c->easy;
     c->method = method;
@@ -318,8 +320,8 @@ static void prepare(struct http_client *c, const char *method, const char *url, 
     curl_easy_setopt(h, CURLOPT_ERRORBUFFER, c->curl_error);
     curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS, (long)c->connect_ms);
     curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, (long)c->total_ms);
-    curl_easy_setopt(h, CURLOPT_BUFFERSIZE, READ_BUFFER);
-    curl_easy_setopt(h, CURLOPT_UPLOAD_BUFFERSIZE, READ_BUFFER);
+    curl_easy_setopt(h, CURLOPT_BUFFERSIZE, bulk ? READ_BUFFER : SMALL_BUFFER);
+    curl_easy_setopt(h, CURLOPT_UPLOAD_BUFFERSIZE, bulk ? READ_BUFFER : SMALL_BUFFER);
     curl_easy_setopt(h, CURLOPT_HTTPHEADER, headers);
     curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, on_body);
     curl_easy_setopt(h, CURLOPT_WRITEDATA, c);
@@ -385,7 +387,7 @@ int http_client_request(struct http_client *c, const char *method, const char *u
     c->on_data = NULL;
     if (body && make_headers(c, content_type ? content_type : "application/json", &headers) < 0)
         return err_set(e, -ENOMEM, "%s %s: out of memory", method, url);
-    prepare(c, method, url, headers ? headers : c->auth);
+    prepare(c, method, url, headers ? headers : c->auth, false);
     if (body) {
         curl_easy_setopt(c->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)len);
         curl_easy_setopt(c->easy, CURLOPT_POSTFIELDS, body);
@@ -432,7 +434,7 @@ int http_client_stream(struct http_client *c, const char *method, const char *ur
     c->ctx = ctx;
     if (e)
         e->code = 0; /* so that it shows whether on_data said why */
-    prepare(c, method, url, headers ? headers : c->auth);
+    prepare(c, method, url, headers ? headers : c->auth, true);
     if (body) {
         curl_easy_setopt(c->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)len);
         curl_easy_setopt(c->easy, CURLOPT_POSTFIELDS, body);
@@ -470,7 +472,7 @@ int http_client_upload(struct http_client *c, const char *method, const char *ur
     c->sent = 0;
     if (len > INT64_MAX || make_headers(c, "application/octet-stream", &headers) < 0)
         return err_set(e, len > INT64_MAX ? -EINVAL : -ENOMEM, "%s %s: cannot send", method, url);
-    prepare(c, method, url, headers);
+    prepare(c, method, url, headers, true);
     curl_easy_setopt(c->easy, CURLOPT_UPLOAD, 1l);
     curl_easy_setopt(c->easy, CURLOPT_INFILESIZE_LARGE, (curl_off_t)len);
     curl_easy_setopt(c->easy, CURLOPT_READFUNCTION, on_upload);
