@@ -9,6 +9,7 @@
 #include <stdio.h>
 
 #define CHECKPOINT_FRAMES 1000u /* as SQLite's own default */
+#define WAL_LONG_FRAMES (8u * CHECKPOINT_FRAMES) /* a WAL that is restarted even if records have to wait for it */
 #define BUFFER_BYTES (512u << 10)
 
 struct writer {
@@ -30,26 +31,40 @@ static uint32_t random_u32(void)
     return v;
 }
 
-/* worker_fn: copies what it can into the database file, without waiting for readers. */
+static int run_checkpoint(sqlite3 *conn, uint32_t *in_log, uint32_t *done)
+{
+    int log = 0, copied = 0, rc = sqlite3_wal_checkpoint_v2(conn, NULL, SQLITE_CHECKPOINT_PASSIVE, &log, &copied);
+    *in_log = (uint32_t)MAX(log, 0);
+    *done = (uint32_t)MAX(copied, 0);
+    return rc;
+}
+
+/* worker_fn: copies what it can into the database file, without waiting for readers. The WAL can only be restarted when everything was
+ * copied, and under load frames come while it runs. It must not be run again at once for these: each run has two fsyncs. So the next comes
+ * CHECKPOINT_FRAMES later, and only a WAL that has become long is finished while records wait. */
 static void checkpoint_job(struct node *n, struct database *db, uint64_t arg)
 {
     (void)n;
     (void)arg;
-    int in_log = 0, done = 0;
-    pthread_mutex_lock(&db->sqlite);
+    uint32_t in_log = 0, done = 0;
+    struct walindex_header h;
+    pthread_mutex_lock(&db->sqlite); /* keeps conn open */
     pthread_mutex_lock(&db->lock);
     struct apply_file *f = db->apply;
     sqlite3 *conn = f && f->open && f->wal ? f->conn : NULL;
     pthread_mutex_unlock(&db->lock);
     /* Without db->lock: records are applied while it runs, as a checkpoint runs beside a writer. */
-    int rc = conn ? sqlite3_wal_checkpoint_v2(conn, NULL, SQLITE_CHECKPOINT_PASSIVE, &in_log, &done) : SQLITE_OK;
-    pthread_mutex_unlock(&db->sqlite);
+    int rc = conn ? run_checkpoint(conn, &in_log, &done) : SQLITE_OK;
     pthread_mutex_lock(&db->lock);
+    if (conn && rc == SQLITE_OK && done == in_log && done >= WAL_LONG_FRAMES && !walindex_read(f->index, &h) && h.max_frame > done)
+        rc = run_checkpoint(conn, &in_log, &done);
     if (db->apply) {
+        bool restarted = conn && !walindex_read(f->index, &h) && h.max_frame < in_log;
         db->apply->checkpointing = false;
-        db->apply->checkpoint_at = (done < in_log ? (uint32_t)in_log : 0) + CHECKPOINT_FRAMES;
+        db->apply->checkpoint_at = restarted ? CHECKPOINT_FRAMES : in_log + CHECKPOINT_FRAMES;
     }
     pthread_mutex_unlock(&db->lock);
+    pthread_mutex_unlock(&db->sqlite);
     if (rc != SQLITE_OK && rc != SQLITE_BUSY)
         log_warn("apply", "%s: checkpoint: %s", db->name, sqlite3_errstr(rc));
 }
