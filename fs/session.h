@@ -5,7 +5,8 @@
 #include "fs/fs.h"
 #include "fs/slots.h"
 
-#define SESSION_WORKERS 16 /* threads that read requests: as many fsyncs can run at a time */
+#define SESSION_WORKERS 16 /* threads that serve requests: as many fsyncs can run at a time */
+#define SESSION_READERS 2  /* so many of them wait for a request at a time */
 
 /* Makes fs->session and comes to terms with the kernel: waits for its INIT and answers it, or replays it and collects what a predecessor
  * left unanswered. Requests are not served yet. 0 or -errno (-EOPNOTSUPP: this kernel cannot hand requests over to a successor; before 6.9). */
