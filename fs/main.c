@@ -13,6 +13,7 @@
 #include "fs/spare.h"
 #include "lib/localsock.h"
 #include "lib/log.h"
+#include "lib/priority.h"
 #include "lib/util.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -20,6 +21,9 @@
 #include <stdio.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+
+/* Whoever is served here waits meanwhile, and would do this work itself were the file system in the kernel. */
+#define FS_NICE (-10)
 
 static void op_init(void *userdata, struct fuse_conn_info *conn)
 {
@@ -187,6 +191,7 @@ int main(int argc, char **argv)
         return 2;
     }
     log_init("edgefs-fs", config->node, config->log_level);
+    priority_set(FS_NICE);
     struct fs fs = {.config = config, .dev_fd = inherited("EDGEFS_FUSE_FD"), .db_fd = -1, .orphans_fd = -1};
     fs.launcher_fd = inherited("EDGEFS_LAUNCHER_FD");
     int table_fd = inherited("EDGEFS_TABLE_FD"), hooks_fd = inherited("EDGEFS_HOOKS_FD");
