@@ -302,7 +302,7 @@ static void note_records(struct capture *c)
     if (lsn == c->last_lsn)
         return;
     now = now_ns();
-    if (now - c->last_record_ns < CAPTURE_BUSY_NS)
+    if (now < MAX(c->last_record_ns, c->hold_until_ns) + CAPTURE_BUSY_NS)
         c->hold_until_ns = now + CAPTURE_HOLD_NS;
     c->last_lsn = lsn;
     c->last_record_ns = now;
@@ -322,6 +322,9 @@ static void wait_for_events(struct capture *c, uint64_t next, bool hold)
     struct timespec t = {(time_t)(wait / 1000000000u), (long)(wait % 1000000000u)};
     int from = hold || !captures ? c->epoll_fd : c->all_fd;
     int n = epoll_pwait2(from, ev, ARRAY_SIZE(ev), next == UINT64_MAX ? NULL : &t, NULL);
+    c->inotify_ready |= from != c->all_fd; /* it was not waited for */
+    for (int i = 0; i < n && from == c->all_fd; i++)
+        c->inotify_ready |= ev[i].data.fd == dirwatch_fd(c->dirwatch);
     if (from == c->all_fd && n > 0) /* which of the inner ones: without waiting */
         n = epoll_wait(c->epoll_fd, ev, ARRAY_SIZE(ev), 0);
     for (int i = 0; i < n; i++) {
@@ -353,7 +356,9 @@ static void *run(void *arg)
         }
         bool all, waiters = admit_waiters(c, &all), hold = !waiters && now_ns() < c->hold_until_ns;
         uint64_t next = 0;
-        capture_events(c, !hold);
+        bool inotify = !hold && (c->inotify_ready || waiters);
+        if (inotify || c->hooks_ready || waiters)
+            capture_events(c, inotify);
         take_requests(c);
         capture_fresh_watches(c);
         if (c->rescan_ns && c->rescan_ns <= now_ns())

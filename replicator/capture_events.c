@@ -231,6 +231,7 @@ void capture_events(struct capture *c, bool inotify)
      * event. Hence: events that are at hand, hooks, and only then what the events mean. */
     bool any;
     do {
+        c->inotify_ready &= !inotify;
         any = inotify && dirwatch_fill(c->dirwatch);
         do {
             c->hooks_ready = false;

@@ -9,10 +9,11 @@
 #include "replicator/dirwatch.h"
 #include "replicator/hooks.h"
 
-/* When records follow each other this closely, the next look waits a little: what is committed meanwhile goes into one record, and the cores are
+/* When records follow each other this closely, or come this soon after a look that was held back, the next look is held back: what is
+ * committed meanwhile goes into one record, which costs the cores much less than several, on this node and on every replica, and they are
  * left to the application. A commit after a pause is captured at once. */
 #define CAPTURE_BUSY_NS 1000000u
-#define CAPTURE_HOLD_NS 400000u
+#define CAPTURE_HOLD_NS 1000000u
 
 #define CAPTURE_QUIET_NS 100000000u   /* a change without a commit signal is looked at this long after the last one … */
 #define CAPTURE_QUIET_MAX_NS 1000000000u /* … but no later than this after the first */
@@ -40,6 +41,7 @@ struct capture {
     int hooks_fd;
     bool hooks_ready;
     uint32_t opens_told; /* +1 with each connection: see capture_opens_begin */
+    bool inotify_ready;
     bool positions_ready;
     struct capture_ask *asks;
     uint64_t reconnect_ns, rescan_ns; /* rescan_ns 0: none is due */

@@ -9,6 +9,7 @@
 #include <stdio.h>
 
 #define LOOK_FIRST_MAX_NS 2000000u
+#define LOOK_SOON_NS 20000000u /* so long a publication is expected at any moment */
 #define LOOK_FIRST_NS 20000u /* back-off of looking for the publication of frames that are in the WAL already */
 
 void capture_answer_deferred(struct capture *c, struct capture_file *cf)
@@ -83,8 +84,8 @@ static bool unpublished(struct capture_file *cf, const struct walindex_header *h
     return fh.salt1 == w->salt1 && fh.salt2 == w->salt2;
 }
 
-/* Back-off: tens of µs while a commit may be in its fsync, then slower: frames that nobody publishes (a long transaction that
- * spilled, one that was rolled back) must not cost a core. */
+/* Back-off: while a commit may be in its fsync, tens of µs, or an eighth of what publications took lately; then slower: frames that nobody
+ * publishes (a long transaction that spilled, one that was rolled back) must not cost a core. */
 static void look_again(struct capture_file *cf)
 {
     uint64_t now = now_ns();
@@ -92,10 +93,10 @@ static void look_again(struct capture_file *cf)
         cf->look_since_ns = now;
         cf->look_wait_ns = MAX(LOOK_FIRST_NS, MIN(cf->publish_ns - cf->publish_ns / 4, LOOK_FIRST_MAX_NS));
     } else {
-        uint64_t age = now - cf->look_since_ns;
-        if (cf->look_wait_ns > LOOK_FIRST_NS * 2 && age < 20000000u)
-            cf->look_wait_ns = LOOK_FIRST_NS; /* the guess was too short by a little */
-        uint64_t cap = age < 20000000u ? 50000u : age < 200000000u ? 1000000u : age < 5000000000u ? 10000000u : 200000000u;
+        uint64_t age = now - cf->look_since_ns, soon = MIN(MAX(cf->publish_ns / 8, 50000u), 1000000u);
+        if (cf->look_wait_ns > LOOK_FIRST_NS * 2 && age < LOOK_SOON_NS)
+            cf->look_wait_ns = MAX(LOOK_FIRST_NS, soon / 2); /* the guess was too short by a little */
+        uint64_t cap = age < LOOK_SOON_NS ? soon : age < 200000000u ? 1000000u : age < 5000000000u ? 10000000u : 200000000u;
         cf->look_wait_ns = MIN(cf->look_wait_ns + cf->look_wait_ns / 2, cap);
     }
     cf->look_ns = now + cf->look_wait_ns;
@@ -212,7 +213,9 @@ static void step_mapped(struct capture *c, struct capture_file *cf)
         cf->covered = h.max_frame;
         walview_release(&cf->view);
     }
-    if (unpublished(cf, &h))
+    /* A look in vain while a commit waits for its disk costs no call into the kernel; whether the frames are still there is asked later. */
+    bool again = cf->look_ns && now_ns() - cf->look_since_ns < LOOK_SOON_NS;
+    if (again || unpublished(cf, &h))
         look_again(cf);
     else
         cf->look_ns = 0;
