@@ -74,7 +74,8 @@ static void stop_loop(evutil_socket_t fd, short what, void *arg)
 static void launcher_gone(evutil_socket_t fd, short what, void *arg)
 {
     char c;
-    if (recv(fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) == 0) {
+    /* An answer of the launcher's that has not been read yet may lie before the end: EV_CLOSED tells it all the same. */
+    if ((what & EV_CLOSED) || recv(fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) == 0) {
         log_warn("main", "the launcher is gone: stopping");
         stop_loop(fd, what, arg);
     }
@@ -180,7 +181,7 @@ static int serve(struct program *p, struct err *e)
     event_add(term, NULL);
     event_add(intr, NULL);
     if (fences_launcher_fd(n->fences) >= 0) {
-        gone = event_new(p->base, fences_launcher_fd(n->fences), EV_READ | EV_PERSIST | EV_ET, launcher_gone, p);
+        gone = event_new(p->base, fences_launcher_fd(n->fences), EV_READ | EV_CLOSED | EV_PERSIST | EV_ET, launcher_gone, p);
         if (gone)
             event_add(gone, NULL);
     }
