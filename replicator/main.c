@@ -74,8 +74,10 @@ static void stop_loop(evutil_socket_t fd, short what, void *arg)
 static void launcher_gone(evutil_socket_t fd, short what, void *arg)
 {
     char c;
-    /* An answer of the launcher's that has not been read yet may lie before the end: EV_CLOSED tells it all the same. */
-    if ((what & EV_CLOSED) || recv(fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) == 0) {
+    ssize_t n = recv(fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
+    /* An answer of the launcher's that has not been read yet may lie before the end: EV_CLOSED tells it all the same. And the end is ECONNRESET, and
+     * no EV_CLOSED, if the launcher died before it read what we had sent. */
+    if ((what & EV_CLOSED) || n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
         log_warn("main", "the launcher is gone: stopping");
         stop_loop(fd, what, arg);
     }
