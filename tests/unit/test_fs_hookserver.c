@@ -253,7 +253,7 @@ static void *keep_socket_open(void *arg)
     _exit(0);
 }
 
-/* The first thread of the process is gone, another one still holds the socket: what a killed replicator looks like while one of its
+/* Asked whether a database may be removed, the first thread of the process ends; another one holds the socket: what a killed replicator looks like while one of its
  * threads waits in the kernel. Ends when its end of the pipe is closed. */
 static pid_t half_dead_replicator(const int *pipe_fds)
 {
@@ -269,6 +269,13 @@ static pid_t half_dead_replicator(const int *pipe_fds)
         struct hook_msg hello = {.kind = HOOK_HELLO, .value = HOOKS_VERSION};
         if (fd < 0 || localsock_send(fd, &hello, sizeof hello, NULL, 0, NULL, 0) || pthread_create(&t, NULL, keep_socket_open, &in))
             _exit(1);
+        uint8_t buf[HOOKS_PACKET_MAX];
+        struct hook_msg m = {0};
+        while (m.kind != HOOK_DB_REMOVE) { /* killed while it is being asked: before, nobody would ask it */
+            if (localsock_recv(fd, buf, sizeof buf, NULL, NULL) < (ssize_t)sizeof m)
+                _exit(1);
+            memcpy(&m, buf, sizeof m);
+        }
         syscall(SYS_exit, 0);
     }
     for (int i = 0; i < 3000 && table_shared(fs.table)->replicator_pid != pid; i++)
