@@ -186,7 +186,7 @@ static void go_on(struct client *c)
 {
     for (int turn = 0; !c->dead && !c->ex && !c->closing; turn++) {
         bool bytes = c->in && c->in_pos < c->in_len;
-        if (!c->l->app || (c->e->draining && !bytes)) {
+        if (!c->l->app || (c->e->draining && !c->e->patient && !bytes)) {
             client_close(c, false);
             return;
         }

@@ -196,7 +196,7 @@ static void tick(evutil_socket_t fd, short what, void *arg)
     TAILQ_FOREACH_SAFE (l, &e->listeners, link, next_l) {
         TAILQ_FOREACH_SAFE (c, &l->clients, link, next_c) {
             if (end)
-                client_close(c, true);
+                client_close(c, c->ex);
             else
                 client_tick(c, e->now_s);
         }
@@ -213,7 +213,7 @@ static void tick(evutil_socket_t fd, short what, void *arg)
         event_base_loopbreak(e->base);
 }
 
-void engine_drain(struct engine *e)
+void engine_drain(struct engine *e, bool patient)
 {
     struct listener *l;
     struct client *c, *next;
@@ -221,6 +221,7 @@ void engine_drain(struct engine *e)
     if (e->draining)
         return;
     e->draining = true;
+    e->patient = patient;
     TAILQ_FOREACH (l, &e->listeners, link) {
         if (l->app)
             longest = MAX(longest, l->app->c->drain_ms);
@@ -233,6 +234,15 @@ void engine_drain(struct engine *e)
     event_del(&e->ev_tick);
     event_add(&e->ev_tick, &(struct timeval){.tv_usec = 20000});
     event_active(&e->ev_tick, EV_TIMEOUT, 1);
+}
+
+bool engine_busy(const struct engine *e)
+{
+    const struct listener *l;
+    TAILQ_FOREACH (l, &e->listeners, link)
+        if (l->n_clients)
+            return true;
+    return false;
 }
 
 /* ---- life ------------------------------------------------------------------------------------------------------------------- */

@@ -184,15 +184,18 @@ struct engine {
     struct event ev_reap, ev_tick;
     uint32_t now_s; /* coarse: once a tick */
     uint32_t drain_until_s;
-    bool draining;
+    bool draining, patient;
     uint64_t parked; /* exchanges in HOLD */
 };
 
 int engine_open(struct engine *e, struct event_base *base, struct link *link, const struct config_args *args, struct config *config, struct err *err);
 /* SIGHUP: reads the file again. What is wrong is logged, and nothing changes. */
 void engine_reload(struct engine *e);
-/* No new connections; ends the loop when the last request is done, at the latest after the longest drain-time. */
-void engine_drain(struct engine *e);
+/* No new connections; ends the loop when the last request is done, at the latest after the longest drain-time. patient: connections without a
+ * request are not closed at once; their next request is answered, and then they end. */
+void engine_drain(struct engine *e, bool patient);
+/* Whether a request is under way. */
+bool engine_busy(const struct engine *e);
 void engine_close(struct engine *e);
 void engine_reap_soon(struct engine *e);
 struct app *app_ref(struct app *a);
@@ -273,7 +276,7 @@ struct exchange {
     bool forwarded;
     bool upstream_reused;
     bool retried;
-    bool finishing;
+    bool acked; /* the application's first bytes, at once */
     enum proxy_outcome outcome;
     int status;
     unsigned hop, route_steps;

@@ -10,11 +10,13 @@
 #include <stdio.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 struct program {
     struct event_base *base;
     struct link link;
     struct engine engine;
+    struct event *gone; /* the launcher's end of its socket; NULL: there is none */
 };
 
 static void stop_loop(evutil_socket_t fd, short what, void *arg)
@@ -25,7 +27,7 @@ static void stop_loop(evutil_socket_t fd, short what, void *arg)
     if (p->engine.draining) /* the second time: at once */
         event_base_loopbreak(p->base);
     else
-        engine_drain(&p->engine);
+        engine_drain(&p->engine, false);
 }
 
 static void reload(evutil_socket_t fd, short what, void *arg)
@@ -34,6 +36,30 @@ static void reload(evutil_socket_t fd, short what, void *arg)
     (void)fd;
     (void)what;
     engine_reload(&p->engine);
+}
+
+/* A successor is to take over (SIGUSR2): the listening sockets are the launcher's, so it can begin at once; what is under way here is finished by
+ * a copy of this process that holds nothing of the node's. */
+static void retire(evutil_socket_t fd, short what, void *arg)
+{
+    struct program *p = arg;
+    (void)fd;
+    (void)what;
+    if (p->engine.draining)
+        return;
+    engine_drain(&p->engine, true);
+    pid_t pid = engine_busy(&p->engine) ? fork() : -1;
+    if (pid) { /* no copy: nothing is lost, or there is no memory for it */
+        if (pid > 0)
+            log_info("main", "process %d finishes what is under way", (int)pid);
+        _exit(0);
+    }
+    const char *lock = getenv("EDGEFS_LOCK_FD");
+    if (lock)
+        close(atoi(lock));
+    if (p->gone)
+        event_del(p->gone);
+    link_close(&p->link);
 }
 
 static void launcher_gone(evutil_socket_t fd, short what, void *arg)
@@ -48,19 +74,21 @@ static void launcher_gone(evutil_socket_t fd, short what, void *arg)
 static int serve(struct program *p, struct err *e)
 {
     struct event *term = evsignal_new(p->base, SIGTERM, stop_loop, p), *intr = evsignal_new(p->base, SIGINT, stop_loop, p);
-    struct event *hup = evsignal_new(p->base, SIGHUP, reload, p), *gone = NULL;
-    if (!term || !intr || !hup || event_add(term, NULL) || event_add(intr, NULL) || event_add(hup, NULL))
+    struct event *hup = evsignal_new(p->base, SIGHUP, reload, p);
+    struct event *usr2 = evsignal_new(p->base, SIGUSR2, retire, p);
+    if (!term || !intr || !hup || !usr2 || event_add(term, NULL) || event_add(intr, NULL) || event_add(hup, NULL) || event_add(usr2, NULL))
         return err_set(e, -ENOMEM, "signals");
-    if (p->link.fd >= 0 && (gone = event_new(p->base, p->link.fd, EV_READ | EV_PERSIST | EV_ET, launcher_gone, p)))
-        event_add(gone, NULL);
+    if (p->link.fd >= 0 && (p->gone = event_new(p->base, p->link.fd, EV_READ | EV_PERSIST | EV_ET, launcher_gone, p)))
+        event_add(p->gone, NULL);
     link_close_rest(&p->link);
     link_ready(&p->link);
     event_base_dispatch(p->base);
     event_free(term);
     event_free(intr);
     event_free(hup);
-    if (gone)
-        event_free(gone);
+    event_free(usr2);
+    if (p->gone)
+        event_free(p->gone);
     return 0;
 }
 

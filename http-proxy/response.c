@@ -1,6 +1,7 @@
 #include "http-proxy/engine.h"
 
 #include <errno.h>
+#include <netinet/tcp.h>
 
 #define RESPONSE_FIELDS_MAX HEAD_FIELDS_MAX
 
@@ -127,6 +128,12 @@ static void relay(struct exchange *ex)
         ex->progress_s = c->e->now_s;
     switch (r) {
     case FLOW_WAIT:
+        if (!ex->acked && !flow_pending(f)) {
+            /* Many applications write head and body apart, on sockets with Nagle's algorithm: the second waits for the acknowledgement of the first,
+             * and the kernel would delay that by 40 ms. Of TCP only; else an error that does not matter. */
+            ex->acked = true;
+            (void)setsockopt(ex->u->t.fd, IPPROTO_TCP, TCP_QUICKACK, &(int){1}, sizeof(int));
+        }
         return;
     case FLOW_AGAIN:
         event_active(&ex->u->t.ev, EV_READ, 1);

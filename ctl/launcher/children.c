@@ -131,7 +131,8 @@ void child_end(struct child *c, uint64_t grace, bool again)
 {
     c->wanted = again;
     if (c->pid) {
-        (void)kill(c->pid, !again && c->spec.last_signal ? c->spec.last_signal : SIGTERM); /* not reaped yet: the pid is its own */
+        int signal = again ? c->spec.replace_signal : c->spec.last_signal;
+        (void)kill(c->pid, signal ? signal : SIGTERM); /* not reaped yet: the pid is its own */
         if (c->state != CHILD_ENDING)
             c->due = now_ns() + grace;
         c->state = CHILD_ENDING;

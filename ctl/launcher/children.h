@@ -41,7 +41,8 @@ struct child_spec {
     const char *name;       /* for messages, and argv[0] */
     const char *path;       /* of the program; looked up again at each start */
     char *const *args;      /* argv[1…], NULL-terminated */
-    int last_signal;        /* that ends it when no successor will be started; 0: SIGTERM, as with one */
+    int last_signal;        /* that ends it when no successor will be started; 0: SIGTERM */
+    int replace_signal;     /* that asks it to make room for a successor; 0: SIGTERM */
     bool keeps_fences;      /* may send LAUNCH_FENCE_*: each program has its own store */
     uint64_t ready_timeout; /* ns; a start that takes longer is killed; 0: as long as it likes */
     uint64_t eof_timeout;   /* ns from the end of its socket to SIGKILL; 0: it may go on without one once it is READY */
@@ -76,7 +77,8 @@ void child_init(struct child *c, const struct child_spec *spec);
 /* Starts the process (OFF or DELAYED → STARTING). Failures (no memory, no process table entry) are logged and count as a death. */
 void child_start(struct child *c, const struct inherited *inherited);
 
-/* SIGTERM (or last_signal) now, SIGKILL after grace ns. again: then start a new one. Without a process: nothing, or a start at once. */
+/* SIGTERM (or last_signal, replace_signal) now, SIGKILL after grace ns. again: then start a new one. Without a process: nothing, or a start at
+ * once. */
 void child_end(struct child *c, uint64_t grace, bool again);
 /* SIGKILL, at once; it is started again if it was wanted. */
 void child_kill(struct child *c);

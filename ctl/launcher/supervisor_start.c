@@ -72,6 +72,7 @@ static void init_proxy(struct supervisor *s)
                                .path = s->paths[PROXY],
                                .args = s->args,
                                .keeps_fences = true,
+                               .replace_signal = SIGUSR2,
                                .eof_timeout = REPLICATOR_EOF_NS,
                                .fds = {{"EDGEFS_LOCK_FD", s->data.db}, {NULL, -1}, {NULL, -1}, {NULL, -1}}};
     child_init(&s->children[PROXY], &proxy);

@@ -11,6 +11,9 @@
  * EDGEFS_LAUNCHER_FD reaches end of file (the launcher is gone) unless it is edgefs-fs, which goes on serving the mount
  * until the kernel says that it is unmounted (read of /dev/fuse: ENODEV).
  *
+ * edgefs-proxy is asked by SIGUSR2 to make room for a successor: it ends at once, and leaves a process behind, without descriptors of the launcher,
+ * that finishes the requests under way.
+ *
  * Exit statuses that mean something: 2, at the very first start: the configuration is bad, the launcher exits 2, too;
  * LAUNCH_EXIT_NO_RESEND of a successor of edgefs-fs: this kernel cannot hand the mount over, the launcher mounts afresh.
  *
