@@ -5,6 +5,7 @@
 #include "lib/util.h"
 #include "replicator/capture.h"
 #include "replicator/capture_file.h"
+#include "replicator/metrics.h"
 #include "replicator/scan.h"
 #include "replicator/worker.h"
 #include <errno.h>

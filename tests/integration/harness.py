@@ -377,6 +377,12 @@ class Node:
     def status(self):
         return self.get("/v1/status")
 
+    def metric(self, name):
+        """Value of one metric of GET /metrics."""
+        text = self.get("/metrics")
+        text = text.decode() if isinstance(text, bytes) else text
+        return float(next(line.split()[1] for line in text.splitlines() if line.startswith(name + " ")))
+
     def try_status(self):
         """status(), or None while the replicator is away."""
         try:

@@ -1,0 +1,158 @@
+"""What a node knows of its databases survives a restart, and is believed only where it fits."""
+import os
+import signal
+
+import harness
+import test_files
+from harness import Cluster, EdgeTest, Session, both_modes, within, wait_until
+
+OTHER_BOOT = "00000000-0000-4000-8000-000000000000"
+
+
+def compared(node):
+    return node.metric("edgefs_databases_compared_total")
+
+
+@both_modes
+class Restart(EdgeTest):
+    def test_a_clean_restart_compares_nothing(self):
+        with Cluster(2, self.passthrough) as cluster:
+            a, b = cluster.nodes
+            for mode in ("WAL", "DELETE"):
+                test_files.make(a, f"{mode}.db", mb=8)
+                harness.set_journal_mode(a, f"{mode}.db", mode)
+            cluster.sync()
+            lsn, images = a.lsn(), test_files.images_fetched(b)
+            a.stop()
+            a.start()
+            a.sql("WAL.db", "INSERT INTO t (x) VALUES (1)")
+            wait_until(lambda: test_files.count(b, "WAL.db") == 11, 15, "replication goes on")
+            self.assertEqual(compared(a), 0)
+            self.assertEqual(test_files.images_fetched(b), images)
+            self.assertEqual([r["type"] for r in test_files.records(a, lsn) if r["name"] == "DELETE.db"], [])
+            cluster.identical()
+
+    def test_what_changed_while_the_node_was_down_is_found(self):
+        with Cluster(2, self.passthrough) as cluster:
+            a, b = cluster.nodes
+            for name in ("x.db", "y.db", "same.db", "gone.db", "old.db"):
+                test_files.make(a, name)
+            cluster.sync()
+            lsn = a.lsn()
+            a.stop()
+            with a.db(None, path=a.backing("x.db")) as db:
+                db.execute("INSERT INTO t (x) VALUES ('while it was down')")
+            # Size and modification time as before: the change time tells.
+            st = os.stat(a.backing("y.db"))
+            with open(a.backing("y.db"), "r+b") as f:
+                f.seek(st.st_size - 3)
+                last = f.read(1)
+                f.seek(st.st_size - 3)
+                f.write(bytes([last[0] ^ 1]))
+            os.utime(a.backing("y.db"), ns=(st.st_atime_ns, st.st_mtime_ns))
+            os.unlink(a.backing("gone.db"))
+            os.rename(a.backing("old.db"), a.backing("new.db"))
+            a.start()
+            wait_until(lambda: set(b.databases()) == {"x.db", "y.db", "same.db", "new.db"}, 15, lambda: f"names on b: {sorted(b.databases())}")
+            wait_until(lambda: test_files.count(b, "x.db") == 11, 15, "x.db on b")
+            kinds = {(r["type"], r["name"]) for r in test_files.records(a, lsn)}
+            self.assertIn(("tx", "y.db"), kinds)
+            self.assertIn(("drop", "gone.db"), kinds)
+            self.assertIn(("rename", "old.db"), kinds)
+            self.assertNotIn("same.db", {name for _, name in kinds})
+            self.assertEqual(compared(a), 2)
+            cluster.identical()
+
+    def test_a_wal_that_a_killed_application_left_is_followed(self):
+        with Cluster(2, self.passthrough) as cluster:
+            a, b = cluster.nodes
+            test_files.make(a, "x.db", mb=5)
+            cluster.sync()
+            with Session(a.path("x.db")) as app:
+                app.sql("INSERT INTO t (x) VALUES (1)")
+                cluster.sync()
+                app.kill()
+            a.stop()
+            self.assertTrue(os.path.exists(a.backing("x.db-wal")))
+            a.start()
+            a.sql("x.db", "INSERT INTO t (x) VALUES (2)")
+            wait_until(lambda: test_files.count(b, "x.db") == 12, 15, "both rows on b")
+            cluster.identical()
+
+    @within(90)
+    def test_after_an_unclean_stop_applications_work_while_pages_are_compared(self):
+        """`running` names another boot: the machine has stopped without warning, as far as the node can tell. Nothing that was not read is believed."""
+        with Cluster(1, self.passthrough) as cluster:
+            (a,) = cluster.nodes
+            source = os.path.join(cluster.tmp, "huge.db")
+            test_files.sparse_database(source, 4096, (1 << 30) // 4096 + 30000)
+            a.stop()
+            os.rename(source, a.backing("huge.db"))
+            a.start()
+            wait_until(lambda: compared(a) == 1 and a.databases()["huge.db"]["state"] == "ok", 60, "known")
+            harness.set_journal_mode(a, "huge.db", "WAL")
+            harness.settle(a, 60)
+            epoch = a.status()["epoch"]
+            a.kill_all()
+            with open(os.path.join(a.data, "running"), "w") as f:
+                f.write(OTHER_BOOT)
+            a.start()
+            with a.db("huge.db") as db:
+                during = 0
+                while compared(a) == 0:
+                    db.execute("INSERT INTO t (x) VALUES (?)", (during,))
+                    self.assertEqual(db.execute("SELECT count(*) FROM t").fetchone(), (11 + during,))
+                    during += 1
+                db.execute("INSERT INTO t (x) VALUES ('after')")
+            self.assertGreater(during, 0, "the application worked while pages were compared")
+            self.assertGreater(a.status()["epoch"], epoch, "the log may have lost a tail that others have")
+            harness.settle(a, 60)
+
+    def test_a_checksum_file_that_does_not_fit_is_not_believed(self):
+        with Cluster(2, self.passthrough) as cluster:
+            a, b = cluster.nodes
+            for name in ("cut.db", "junk.db", "missing.db"):
+                test_files.make(a, name)
+            cluster.sync()
+            a.stop()
+            sums = os.path.join(a.data, "sums")
+            for i, file in enumerate(sorted(os.listdir(sums))):
+                path = os.path.join(sums, file)
+                if i == 0:
+                    os.truncate(path, 1000)
+                elif i == 1:
+                    with open(path, "r+b") as f:
+                        f.write(os.urandom(4096))
+                else:
+                    os.unlink(path)
+            a.start()
+            for name in ("cut.db", "junk.db", "missing.db"):
+                a.sql(name, "INSERT INTO t (x) VALUES (1)")
+                wait_until(lambda name=name: test_files.count(b, name) == 11, 20, f"{name} on b: {b.databases()}")
+            cluster.identical()
+
+    def test_killed_in_the_middle_of_renames(self):
+        """kill -9 of either replicator while files are renamed back and forth: no name is lost, none comes back."""
+        rng = harness.seed("renames")
+        with Cluster(2, self.passthrough) as cluster:
+            a, b = cluster.nodes
+            names = [f"n{i}.db" for i in range(6)]
+            for name in names:
+                test_files.make(a, name, rows=5)
+            cluster.sync()
+            for round in range(harness.rounds(4)):
+                victim = a if round % 2 else b
+                for i in range(12):
+                    name = rng.choice(names)
+                    to = f"r{rng.randrange(1000)}.db"
+                    if os.path.exists(a.path(to)):
+                        continue
+                    os.rename(a.path(name), a.path(to))
+                    names[names.index(name)] = to
+                    if i == 6:
+                        victim.kill("replicator", signal.SIGKILL)
+                a.sql(names[0], "INSERT INTO t (x) VALUES (1)")
+            wait_until(lambda: a.try_status() and set(a.databases()) == set(names), 20, lambda: f"{sorted(names)}: a has {sorted(a.databases())}")
+            cluster.sync()
+            wait_until(lambda: set(b.databases()) == set(names), 20, lambda: f"{sorted(names)}: b has {sorted(b.databases())}")
+            cluster.identical()
