@@ -219,9 +219,8 @@ void capture_removed(struct capture *c, const char *path)
             capture_dirty(c, cf, true);
     } else if (db && faccessat(c->node->db_fd, name, F_OK, AT_SYMLINK_NOFOLLOW)) {
         dropped(c, db);
-    } else if (!db) {
-        databases_each(c->node->databases, look_if_removed, c); /* a directory, with what was in it */
     }
+    /* A directory is removed when it is empty: what was in it has been told, one by one. */
 }
 
 /* ---- renamed ---- */

@@ -1,7 +1,9 @@
 #include "replicator/position_touched.h"
 
+
 #include "edgefs/position_feed.h"
 #include "lib/util.h"
+#include "replicator/apply_records.h"
 #include <errno.h>
 #include <fnmatch.h>
 
@@ -46,7 +48,7 @@ void touched_close(struct touched *t)
 void touched_note(struct touched *t, const struct touched_name *n)
 {
     for (unsigned i = 0; i < t->n; i++)
-        if (!n->name || !fnmatch(t->of[i].glob, n->name, 0)) {
+        if (!n->name || !fnmatch(t->of[i].glob, n->name, 0) || (n->to && !fnmatch(t->of[i].glob, n->to, 0))) {
             t->of[i].lsn = n->lsn;
             t->of[i].due = true;
         }
@@ -80,6 +82,7 @@ bool touched_next(struct rlog *log, struct rlog_cursor *c, uint64_t upto, struct
             rc = rlog_next(log, c, &n->head, &offset, &e);
         if (rc > 0 && n->head.name_len) {
             n->name = n->head.name;
+            n->to = apply_rename_target(&n->head, NULL, c->fd, offset, n->other) ? NULL : n->other;
             n->lsn = n->head.pos.lsn;
             return true;
         }
@@ -88,7 +91,7 @@ bool touched_next(struct rlog *log, struct rlog_cursor *c, uint64_t upto, struct
         /* Trimmed, reset, damaged: what they were about can no longer be known. */
         rlog_cursor_close(c);
         *c = (struct rlog_cursor){.fd = -1, .lsn = upto + 1};
-        n->name = NULL;
+        n->name = n->to = NULL;
         n->lsn = upto;
         return true;
     }

@@ -10,8 +10,10 @@ struct touched; /* one subscriber's globs, and the last LSN that touched each */
 
 struct touched_name {
     const char *name; /* of the database; NULL: some databases, nobody knows which (their records are no longer kept) */
+    const char *to; /* a rename: the new name; else NULL */
     uint64_t lsn;
-    struct record_head head; /* name points in here */
+    struct record_head head;       /* name points in here, */
+    char other[LAYOUT_NAME_MAX + 1]; /* to in here */
 };
 
 /* globs[0..len): NUL-terminated, at most POSITION_FEED_SUBSCRIPTIONS, none longer than LAYOUT_NAME_MAX; len 0: *out is NULL. -EBADMSG, -E2BIG,
