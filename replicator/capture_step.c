@@ -289,8 +289,9 @@ void capture_wal_vanishes(struct capture *c, struct capture_file *cf)
 bool capture_leave(struct capture *c, struct capture_file *cf)
 {
     struct walindex_header h;
-    bool whole = !cf->diff_ns && cf->mode != CAPTURE_DIFFING;
+    bool whole = !cf->diff_ns && cf->mode != CAPTURE_DIFFING && !cf->suspect && !cf->check_at_close;
     cf->life++;
+    cf->suspect = cf->check_at_close = cf->diff_unwanted = false; /* of the file that had the name */
     cf->diff_ns = cf->diff_first_ns = cf->look_ns = 0;
     if (cf->mode == CAPTURE_DIFFING) {
         cf->diff_again = true; /* its scan fails, or meets the successor */
