@@ -13,7 +13,7 @@
 
 #define SUMS_MAGIC 0x32534d5553464445ull /* "EDFSUMS2" */
 #define SUMS_DATA 4096u
-#define SUMS_GROW_PAGES 8192u /* entries; 64 KiB */
+#define SUMS_GROW_PAGES 512u /* entries; 4 KiB: there may be ten thousand small databases */
 
 struct sums_file_header {
     uint64_t magic;
@@ -248,7 +248,7 @@ int sums_reserve(struct sums *s, uint32_t commit, struct err *e)
 {
     if (commit > capacity(s)) {
         /* An eighth more than asked for, so that a growing database does not come here for every page. */
-        uint64_t want = (uint64_t)commit + commit / 8 + SUMS_GROW_PAGES;
+        uint64_t want = (uint64_t)commit + commit / 8;
         size_t size = SUMS_DATA + (size_t)(want / SUMS_GROW_PAGES * SUMS_GROW_PAGES + SUMS_GROW_PAGES) * sizeof(uint64_t);
         int rc = posix_fallocate(s->fd, (off_t)s->size, (off_t)(size - s->size));
         if (rc)

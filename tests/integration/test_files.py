@@ -1,4 +1,5 @@
 """Files as people and programs handle them: cp, mv, rm, truncate, links, directories, sparse and huge files, files that are no databases."""
+import contextlib
 import errno
 import os
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 
 import harness
 from harness import Cluster, EdgeTest, Session, both_modes, rounds, within, wait_until
+from test_catchup import SMALL_LOG, small_disk
 
 
 def images_fetched(node):
@@ -326,3 +328,60 @@ class Huge(EdgeTest):
             mine, theirs = a.databases()["huge.db"], b.databases()["huge.db"]
             self.assertEqual((mine["txid"], mine["checksum"], mine["pages"]), (theirs["txid"], theirs["checksum"], theirs["pages"]))
             self.assertEqual(b.sql("huge.db", "PRAGMA integrity_check"), [("ok",)])
+
+
+def fill_disk(folder):
+    """A file that takes all the room that is left. Its path."""
+    path = os.path.join(folder, "junk")
+    with open(path, "wb", buffering=0) as f:
+        for size in (1 << 20, 4096):
+            with contextlib.suppress(OSError):
+                while f.write(b"\0" * size) == size:
+                    pass
+    return path
+
+
+@both_modes
+class DiskFull(EdgeTest):
+    @within(90)
+    def test_names_and_idle_databases(self):
+        """No room on the replica, then none on the primary, while databases that nobody has open grow, move and come: nothing is torn, and it goes on by itself."""
+        with Cluster(2, self.passthrough, start=False, extra=SMALL_LOG) as cluster:
+            a, b = cluster.nodes
+            with small_disk(a.data, "60m"), small_disk(b.data, "60m"):
+                try:
+                    cluster.start()
+                    for name in ("x.db", "y.db", "z.db"):
+                        make(a, name, rows=500)
+                    cluster.sync()
+                    reader = Session(b.path("y.db"))
+                    self.assertEqual(reader.sql("SELECT count(*) FROM t"), [(500,)])
+                    junk = fill_disk(b.data)
+                    a.sql("x.db", "INSERT INTO t (x) VALUES (zeroblob(3000000))")
+                    os.mkdir(a.path("d"))
+                    os.rename(a.path("y.db"), a.path("d/y.db"))
+                    os.rename(a.path("z.db"), a.path("x.db"))
+                    a.sql("d/y.db", "INSERT INTO t (x) VALUES (zeroblob(3000000))")
+                    wait_until(lambda: any(d["state"] == "waiting" for d in b.databases().values()) or b.status()["warnings"], 20,
+                               lambda: f"b says that it cannot go on: {b.status()} {b.databases()}")
+                    self.assertEqual(reader.sql("PRAGMA integrity_check"), [("ok",)])
+                    self.assertEqual(reader.sql("SELECT count(*) FROM t"), [(500,)])
+                    reader.close()
+                    os.unlink(junk)
+                    wait_until(lambda: set(b.databases()) == {"x.db", "d/y.db"} and count(b, "d/y.db") == 501, 30,
+                               lambda: f"it goes on when there is room: {b.databases()}")
+                    self.assertEqual(count(b, "x.db"), 500)
+                    junk = fill_disk(a.data)
+                    os.rename(a.path("d"), a.path("e"))
+                    with self.assertRaises((OSError, sqlite3.Error)):
+                        make(a, "new.db", mb=5)
+                    os.unlink(junk)
+                    for name in ("new.db", "new.db-wal", "new.db-shm", "new.db-journal"):
+                        with contextlib.suppress(FileNotFoundError):
+                            os.unlink(a.path(name))
+                    a.sql("e/y.db", "INSERT INTO t (x) VALUES (1)")
+                    wait_until(lambda: set(b.databases()) == {"x.db", "e/y.db"} and count(b, "e/y.db") == 502, 30, lambda: f"on b: {b.databases()}")
+                    cluster.identical()
+                finally:
+                    a.destroy()
+                    b.destroy()
