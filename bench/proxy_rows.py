@@ -38,7 +38,7 @@ http {{
     location / {{
       proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $http_host;
       proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-      proxy_buffering off; proxy_request_buffering off;
+      proxy_max_temp_file_size 0; proxy_buffers 16 64k; proxy_request_buffering off;
     }}
   }}
 }}
