@@ -186,6 +186,8 @@ int import_captured(struct node *n, struct database *db, struct err *e)
     do
         rc = capture_now(n->capture, db, now_ns() + 1000000000u, e);
     while (rc == -ETIMEDOUT && now_ns() < end && !atomic_load(&n->stopping));
+    if (!rc)
+        e->code = 0; /* of a try that was too short */
     return rc;
 }
 
