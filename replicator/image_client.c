@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 
 #define BUFFER_BYTES (256u << 10)
+#define DIRECT_MIN (64u << 10) /* bytes: from here on a piece is large */
 #define LOG_WAIT_NS 30000000000u
 #define RETRY_MS 200u
 #define INSTALL_WAIT_NS 10000000000u
@@ -73,21 +74,21 @@ static bool all_zero(const uint8_t *p, size_t n)
     return n > 0 && p[0] == 0 && !memcmp(p, p + 1, n - 1);
 }
 
-static int flush_pages(struct fetch *f)
+/* Writes whole pages, the next ones of the chunk. */
+static int write_pages(struct fetch *f, const uint8_t *p, size_t len)
 {
-    uint32_t first = f->chunk.pgno + f->chunk_done, n = (uint32_t)(f->buf_len / f->h.page_size);
-    bool hole = all_zero(f->buf, f->buf_len);
+    uint32_t first = f->chunk.pgno + f->chunk_done, n = (uint32_t)(len / f->h.page_size);
+    bool hole = all_zero(p, len);
     for (uint32_t i = 0; i < n; i++) {
         hole = hole && (first + i > f->sums_size || !f->sums[first + i - 1]); /* nothing was written there before */
-        int rc = set_sum(f, first + i, f->buf + (size_t)i * f->h.page_size, f->h.page_size, &f->error);
+        int rc = set_sum(f, first + i, p + (size_t)i * f->h.page_size, f->h.page_size, &f->error);
         if (rc)
             return rc;
     }
-    ssize_t k = hole ? (ssize_t)f->buf_len : pwrite(f->fd, f->buf, f->buf_len, (off_t)(first - 1) * f->h.page_size);
-    if (k != (ssize_t)f->buf_len)
+    ssize_t k = hole ? (ssize_t)len : pwrite(f->fd, p, len, (off_t)(first - 1) * f->h.page_size);
+    if (k != (ssize_t)len)
         return err_errno(&f->error, k < 0 ? errno : ENOSPC, "write the image of %s", f->db->name);
     f->chunk_done += n;
-    f->buf_len = 0;
     return 0;
 }
 
@@ -136,18 +137,34 @@ static int take_chunk_head(struct fetch *f, const uint8_t **p, size_t *n)
     return 0;
 }
 
+/* A large piece is written from where it lies, small ones are collected in buf. */
 static int take_pages(struct fetch *f, const uint8_t **p, size_t *n)
 {
     uint64_t left = (uint64_t)(f->chunk.pages - f->chunk_done) * f->h.page_size - f->buf_len;
-    size_t k = MIN(MIN(*n, f->buf_size - f->buf_len), (size_t)left);
-    memcpy(f->buf + f->buf_len, *p, k);
+    size_t here = (size_t)MIN((uint64_t)*n, left), begun = f->buf_len % f->h.page_size, k;
+    bool large = here >= DIRECT_MIN, direct = large && f->buf_len == 0;
+    if (direct)
+        k = here / f->h.page_size * f->h.page_size;
+    else if (large) /* ends the page that was begun; the next ones are written directly */
+        k = begun ? f->h.page_size - begun : 0;
+    else
+        k = MIN(here, f->buf_size - f->buf_len);
     f->chunk_crc = crc32c(f->chunk_crc, *p, k);
-    f->buf_len += k;
+    int rc = 0;
+    if (direct) {
+        rc = write_pages(f, *p, k);
+    } else {
+        memcpy(f->buf + f->buf_len, *p, k);
+        f->buf_len += k;
+    }
     *p += k;
     *n -= k;
-    if (f->buf_len < f->buf_size && k < left)
+    if (!large && f->buf_len < f->buf_size && k < left)
         return 0;
-    int rc = flush_pages(f);
+    if (!direct) {
+        rc = write_pages(f, f->buf, f->buf_len);
+        f->buf_len = 0;
+    }
     if (!rc && f->chunk_done == f->chunk.pages) {
         f->in_chunk = false;
         if (f->chunk_crc != f->chunk.crc)
