@@ -142,9 +142,13 @@ static int verb_rollback(struct side *s, char *const *w, char *text)
     return statement_rollback(s);
 }
 
+/* Inside a transaction always, so that it is a commit that ends one. */
 static int verb_savepoint(struct side *s, char *const *w, char *text)
 {
     (void)text;
+    int rc = sqlite3_get_autocommit(s->db) ? exec(s, sqlite3_mprintf("BEGIN")) : SQLITE_OK;
+    if (rc != SQLITE_OK)
+        return rc;
     return exec(s, sqlite3_mprintf("SAVEPOINT %s", w[2]));
 }
 
