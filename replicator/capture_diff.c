@@ -50,7 +50,7 @@ static void say_size_job(struct node *n, struct database *db, uint64_t arg)
     pthread_mutex_lock(&db->lock);
     struct capture_file *cf = db->capture;
     if (cf->mode == CAPTURE_MAPPED && cf->view_open)
-        walview_say_size(n, db, cf->view.index, cf->view.shm_fd, database_dbstate(db)->page_size, false);
+        walview_say_size(n, db, cf->view.index, cf->view.shm_fd, false);
     pthread_mutex_unlock(&db->lock);
 }
 

@@ -130,18 +130,31 @@ int walview_header(struct walview *v)
     return 0;
 }
 
-void walview_say_size(const struct node *n, const struct database *db, struct walindex *index, int shm_fd, uint32_t page_size, bool locked)
+/* Page size and size in pages of the database file, as its own header has them: what is tracked may be of before a change of page size. */
+static bool file_size_in_pages(const struct node *n, const struct database *db, uint32_t *page_size, uint32_t *pages)
+{
+    uint8_t buf[DBFILE_HEADER_SIZE];
+    struct dbfile_header h;
+    struct stat st;
+    _cleanup_fd_ int fd = openat(n->db_fd, db->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0 || pread(fd, buf, sizeof buf, 0) != (ssize_t)sizeof buf || dbfile_header_decode(buf, sizeof buf, &h) || fstat(fd, &st))
+        return false;
+    *page_size = h.page_size;
+    *pages = (uint32_t)(st.st_size / h.page_size);
+    return *pages > 0;
+}
+
+void walview_say_size(const struct node *n, const struct database *db, struct walindex *index, int shm_fd, bool locked)
 {
     struct walindex_header h;
-    struct stat st;
-    if (!page_size || walindex_read(index, &h) || h.max_frame || h.page_count)
+    uint32_t page_size, pages;
+    if (walindex_read(index, &h) || h.max_frame || h.page_count)
         return;
     if (!locked && lock_range(shm_fd, F_WRLCK, WALINDEX_WRITE_LOCK, 1))
         return; /* a writer is at work, and will say it itself */
-    if (!walindex_read(index, &h) && !h.max_frame && !h.page_count && !fstatat(n->db_fd, db->name, &st, AT_SYMLINK_NOFOLLOW) &&
-        st.st_size >= (off_t)page_size) {
+    if (!walindex_read(index, &h) && !h.max_frame && !h.page_count && file_size_in_pages(n, db, &page_size, &pages)) {
         h.page_size = page_size;
-        h.page_count = (uint32_t)(st.st_size / page_size);
+        h.page_count = pages;
         h.change++;
         walindex_publish(index, &h);
     }

@@ -37,9 +37,9 @@ int walview_hold(struct walview *v);
 void walview_release(struct walview *v);
 
 /* An empty WAL whose wal-index does not say how large the database is makes every read transaction ask for the file's size (pager.c,
- * pagerPagecount), which is a round trip to edgefs-fs. So say it: the state is the one that a restart of the WAL leaves behind. The
- * caller holds WAL_WRITE (locked), or it is tried without waiting; index must be writable. */
-void walview_say_size(const struct node *n, const struct database *db, struct walindex *index, int shm_fd, uint32_t page_size, bool locked);
+ * pagerPagecount), which is a round trip to edgefs-fs. So say it: the state is the one that a restart of the WAL leaves behind. Page size and
+ * length are those of the file itself. The caller holds WAL_WRITE (locked), or it is tried without waiting; index must be writable. */
+void walview_say_size(const struct node *n, const struct database *db, struct walindex *index, int shm_fd, bool locked);
 
 /* Reads the WAL file's header into v->header: 0, or ERR_AGAIN_LATER (empty, or being written). */
 int walview_header(struct walview *v);

@@ -182,6 +182,28 @@ class Databases(EdgeTest):
                 cluster.sync()
             cluster.identical()
 
+    def test_a_backup_changes_page_size_and_journal_mode_under_a_reader(self):
+        with Cluster(2, self.passthrough) as cluster:
+            a, b = cluster.nodes
+            source = os.path.join(cluster.tmp, "source.db")
+            with a.db(None, path=source) as src:
+                src.execute("PRAGMA page_size=1024")
+                src.execute("PRAGMA journal_mode=WAL")
+                src.execute("CREATE TABLE t (x)")
+                src.executemany("INSERT INTO t VALUES (?)", [("r" * 300,)] * 200)
+                for i in range(rounds(6)):
+                    with a.db(f"x{i}.db") as db:
+                        db.execute("PRAGMA page_size=16384")
+                        db.execute("CREATE TABLE t (x)")
+                    cluster.sync()
+                    with b.db(f"x{i}.db") as reader, a.db(f"x{i}.db") as db:
+                        self.assertEqual(reader.execute("SELECT count(*) FROM t").fetchone(), (0,))
+                        src.backup(db)
+                        # No error on the way, and then the new rows.
+                        wait_until(lambda: reader.execute("SELECT count(*) FROM t").fetchone() == (200,), 10, f"the backup in x{i}.db on b")
+                        self.assertEqual(self.rows(b, f"x{i}.db"), 200)
+            cluster.identical()
+
     def test_empty_and_foreign_files(self):
         with Cluster(2, self.passthrough) as cluster:
             a, b = cluster.nodes

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #define PRIMARY_NS UINT64_C(10000000000) /* how long the primary may be busy where the model is not */
-#define REPLICA_NS UINT64_C(15000000000) /* until everything that was committed is on the replica */
+#define REPLICA_NS UINT64_C(30000000000) /* until everything that was committed is on the replica */
 
 struct expected {
     bool empty;
