@@ -251,8 +251,10 @@ void capture_diff_job(struct node *n, struct database *db, uint64_t attempt)
         if (!rc)
             rc = err_set(&e, ERR_GONE, "%s was replaced while it was being read", db->name);
     }
-    if (!rc)
+    if (!rc) {
+        metrics_add(METRIC_COMPARED, 1);
         rc = record_difference(n, db, s, &r, before, &found, &e);
+    }
     if (!gone)
         mark_result(db, rc, &r, found, attempt, &e);
     pthread_mutex_unlock(&db->lock);

@@ -117,8 +117,8 @@ static bool mend(struct node *n, struct database *db, uint64_t from, uint64_t to
     return sums_total(db->sums, m.st.commit, m.st.page_size) == m.st.checksum;
 }
 
-/* A rename was under way when the process ended: it has happened if the log has the record. The file is where the record says, or is put there:
- * on a replica the record is applied again (list_pending), so here only the primary's side is finished. */
+/* A rename was under way when the process ended: it has happened if the log has the record. On a primary the file had moved before (and may have moved on
+ * since); on a replica it is moved after the record, which is applied again if it was not (list_pending). */
 static void finish_rename(struct node *n, struct database *db, const struct sums_info *info)
 {
     struct err e;
@@ -129,7 +129,8 @@ static void finish_rename(struct node *n, struct database *db, const struct sums
                   rlog_next(n->rlog, &c, &h, &offset, &e) > 0 && h.pos.lsn == info->rename_lsn && h.type == RECORD_RENAME &&
                   !strcmp(h.name, db->name);
     rlog_cursor_close(&c);
-    bool moved = faccessat(n->db_fd, db->name, F_OK, AT_SYMLINK_NOFOLLOW) && !faccessat(n->db_fd, info->rename_to, F_OK, AT_SYMLINK_NOFOLLOW);
+    struct filestamp now = database_stamp(n->db_fd, db->name);
+    bool moved = !now.ino || (info->state.file.ino && info->state.file.ino != now.ino);
     struct database *to = logged && moved ? databases_get(n->databases, info->rename_to, &e) : NULL;
     if (to && database_rename(n->databases, db, to, info->rename_lsn, &e))
         log_warn("startup", "%s", e.text);

@@ -131,6 +131,7 @@ class Restart(EdgeTest):
                 wait_until(lambda name=name: test_files.count(b, name) == 11, 20, f"{name} on b: {b.databases()}")
             cluster.identical()
 
+    @within(150)
     def test_killed_in_the_middle_of_renames(self):
         """kill -9 of either replicator while files are renamed back and forth: no name is lost, none comes back."""
         rng = harness.seed("renames")
