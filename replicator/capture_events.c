@@ -116,6 +116,17 @@ static void checkpoint_done(struct capture *c, struct capture_file *cf, uint64_t
     capture_step(c, cf);
 }
 
+/* What happened while no replicator was there is not known: its pages are compared. Not at once: what was renamed meanwhile is found out first (SYNCED), and
+ * then needs no comparison under its new name. */
+static void unseen(struct capture *c, struct capture_file *cf)
+{
+    pthread_mutex_lock(&cf->db->lock);
+    cf->suspect = true;
+    pthread_mutex_unlock(&cf->db->lock);
+    cf->diff_ns = cf->diff_first_ns = now_ns() + CAPTURE_QUIET_NS;
+    capture_touch(c, cf);
+}
+
 static void on_event(struct capture *c, const struct hook_msg *m, const char *path, const char *text)
 {
     char name[LAYOUT_NAME_MAX + 1];
@@ -130,7 +141,7 @@ static void on_event(struct capture *c, const struct hook_msg *m, const char *pa
         if (!*suffix && m->kind != HOOK_UNSEEN)
             main_changed(c, cf);
         else if (m->kind == HOOK_UNSEEN)
-            capture_start_diff(c, cf, true); /* what happened while no replicator was there is not known */
+            unseen(c, cf);
         else
             capture_dirty(c, cf, true);
         return;
