@@ -71,6 +71,7 @@ struct node {
     struct position_server *positions;
 
     atomic_int role;               /* enum node_role */
+    atomic_bool unfencing;         /* primary, but fences of its time as a replica are still being taken down */
     atomic_bool passthrough;       /* as edgefs-fs said */
     atomic_bool stopping;
     atomic_bool disk_full;         /* the log could not be written for lack of room; cleared by the next success */

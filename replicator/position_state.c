@@ -12,8 +12,8 @@ static uint8_t feed_role(const struct node *n)
         break;
     case NODE_REPLICA:
         return POSITION_FEED_REPLICA;
-    case NODE_PRIMARY: /* for applications it is one when edgefs-fs lets them write */
-        return hooks_in_force(n->hooks) ? POSITION_FEED_PRIMARY : POSITION_FEED_HANDING_OVER;
+    case NODE_PRIMARY: /* for applications it is one when edgefs-fs lets them write, and no fence is left that a write would meet */
+        return hooks_in_force(n->hooks) && !atomic_load(&n->unfencing) ? POSITION_FEED_PRIMARY : POSITION_FEED_HANDING_OVER;
     case NODE_HANDING_OVER:
         return POSITION_FEED_HANDING_OVER;
     }

@@ -7,6 +7,7 @@
 #include "replicator/follower.h"
 #include "replicator/hooks.h"
 #include "replicator/lease.h"
+#include "replicator/position_server.h"
 #include "replicator/stream_server.h"
 #include <errno.h>
 #include <inttypes.h>
@@ -59,9 +60,12 @@ static int notice_one(void *ctx, struct database *db)
 
 void takeover_writable(struct node *n)
 {
+    atomic_store(&n->unfencing, true);
     atomic_store(&n->role, NODE_PRIMARY);
     hooks_send_role(n->hooks);
     databases_each(n->databases, unfence_one, n);
+    atomic_store(&n->unfencing, false);
+    position_server_changed(n->positions);
     databases_each(n->databases, notice_one, n);
     capture_notice(n->capture, NULL);
 }
