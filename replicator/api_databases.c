@@ -45,7 +45,7 @@ static int add(void *ctx, struct database *db)
     int rc = 0;
     pthread_mutex_lock(&db->lock);
     const struct dbstate *st = database_dbstate(db);
-    struct database_past p = {st->lsn, st->txid, st->checksum, st->commit};
+    struct database_past p = {.lsn = st->lsn, .txid = st->txid, .checksum = st->checksum, .commit = st->commit};
     bool skip = db->state == DATABASE_ABSENT;
     if (l->at_lsn) { /* then the past counts, also of one that is gone by now */
         skip = db->state == DATABASE_OTHER || (db->state == DATABASE_ABSENT && db->past_count == 0);

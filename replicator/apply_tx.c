@@ -217,7 +217,7 @@ static int run_locked(struct node *n, struct database *db, const struct apply_tx
         for (uint32_t i = 0; i < l.n; i++)
             sums_set(db->sums, l.v[i].pgno, l.v[i].sum);
         sums_commit(db->sums, &st);
-        database_remember(db);
+        database_remember(db, tx->first_lsn);
         metrics_add(METRIC_APPLIED_WRITES, 1);
         if (db->state != DATABASE_OK || db->warning[0])
             database_mark(db, DATABASE_OK, NULL);

@@ -427,10 +427,10 @@ static void remember(struct database *db, const struct database_past *p)
     db->past[db->past_count++ % db->past_size] = *p;
 }
 
-void database_remember(struct database *db)
+void database_remember(struct database *db, uint64_t first_lsn)
 {
     const struct dbstate *st = database_dbstate(db);
-    remember(db, &(struct database_past){st->lsn, st->txid, st->checksum, st->commit});
+    remember(db, &(struct database_past){st->lsn, st->txid, st->checksum, st->commit, first_lsn});
 }
 
 int database_past_at(const struct database *db, uint64_t lsn, struct database_past *out)
@@ -438,16 +438,19 @@ int database_past_at(const struct database *db, uint64_t lsn, struct database_pa
     memset(out, 0, sizeof *out);
     const struct dbstate *st = database_dbstate(db);
     if (db->state != DATABASE_ABSENT && st->lsn <= lsn) { /* unchanged since: what it is now */
-        *out = (struct database_past){st->lsn, st->txid, st->checksum, st->commit};
+        *out = (struct database_past){.lsn = st->lsn, .txid = st->txid, .checksum = st->checksum, .commit = st->commit};
         return 0;
     }
-    uint64_t kept = MIN(db->past_count, db->past_size);
+    uint64_t kept = MIN(db->past_count, db->past_size), merged_from = UINT64_MAX;
     for (uint64_t i = 1; i <= kept; i++) {
         const struct database_past *p = &db->past[(db->past_count - i) % db->past_size];
+        if (p->lsn <= lsn && lsn >= merged_from)
+            return ERR_GONE;
         if (p->lsn <= lsn) {
             *out = *p;
             return 0;
         }
+        merged_from = p->first;
     }
     return ERR_GONE;
 }
@@ -456,7 +459,7 @@ void database_forget(struct databases *d, struct database *db, uint64_t lsn)
 {
     let_go(d, db);
     sums_remove(d->sums_dirfd, db->name);
-    remember(db, &(struct database_past){.lsn = lsn});
+    remember(db, &(struct database_past){.lsn = lsn, .first = lsn});
     database_set_pending(d, db, 0);
     database_mark(db, DATABASE_ABSENT, NULL);
 }
@@ -477,9 +480,9 @@ int database_rename(struct databases *d, struct database *db, struct database *t
     let_go(d, db);
     database_know(to, &st);
     to->touched = true;
-    database_remember(to);
+    database_remember(to, lsn);
     database_mark(to, state, NULL);
-    remember(db, &(struct database_past){.lsn = lsn});
+    remember(db, &(struct database_past){.lsn = lsn, .first = lsn});
     database_mark(db, DATABASE_ABSENT, NULL);
     return 0;
 }

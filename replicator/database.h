@@ -31,6 +31,7 @@ const char *database_state_name(enum database_state s); /* as docs/api.md has it
 struct database_past {
     uint64_t lsn, txid, checksum;
     uint32_t commit;
+    uint64_t first; /* LSN of the first record that led to it: a replica that is behind enters several as one */
 };
 #define DATABASE_PAST 4096u /* entries, a power of two; the array grows up to that as changes come */
 #define DATABASES_LOADED 256u /* sidecars that are mapped at a time (more, while more are locked) */
@@ -114,8 +115,8 @@ int database_rename(struct databases *d, struct database *db, struct database *t
 /* State as last captured or applied; a zeroed one when nothing is known. */
 const struct dbstate *database_dbstate(const struct database *db);
 /* Remembers the present state under its LSN. */
-void database_remember(struct database *db);
-/* As it was at LSN lsn: 0; ERR_GONE when that was too long ago. An LSN before the first change: zeroed (absent). */
+void database_remember(struct database *db, uint64_t first_lsn);
+/* As it was at LSN lsn: 0; ERR_GONE when that was too long ago, or was never seen by itself (database_past.first). An LSN before the first change: zeroed (absent). */
 int database_past_at(const struct database *db, uint64_t lsn, struct database_past *out);
 /* The database is gone: sidecar removed, state ABSENT, remembered as of lsn. */
 void database_forget(struct databases *d, struct database *db, uint64_t lsn);

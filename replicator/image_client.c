@@ -250,7 +250,7 @@ static int install_new(struct fetch *f, struct err *e)
     for (uint32_t p = 1; p <= st.commit; p++)
         sums_set(db->sums, p, f->sums[p - 1]);
     sums_commit(db->sums, &st);
-    database_remember(db);
+    database_remember(db, 1);
     return 0;
 }
 

@@ -110,7 +110,7 @@ int tx_record(struct node *n, struct database *db, const struct tx *tx, struct l
     for (uint32_t i = 0; i < tx->n_pages; i++)
         sums_set(db->sums, tx->pages[i].pgno, tx->pages[i].sum);
     sums_commit(db->sums, &st);
-    database_remember(db);
+    database_remember(db, st.lsn);
     metrics_add(METRIC_CAPTURED_RECORDS, 1);
     metrics_add(METRIC_CAPTURED_TRANSACTIONS, tx->ntx);
     metrics_add(METRIC_CAPTURED_PAGES, tx->n_pages);
