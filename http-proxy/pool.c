@@ -286,6 +286,16 @@ static void connect_new(struct pool *p, struct exchange *ex)
         resolve(p);
 }
 
+/* Whether a connection without a request has nothing to say: what it says would be its end, or bytes that nobody asked for. Under TLS there may be
+ * messages of the protocol's own (session tickets), which reading takes in. */
+static bool quiet(struct upstream *u)
+{
+    char c;
+    if (u->t.can_read || u->t.peer_closed)
+        return !u->t.broken && transport_recv(&u->t, &c, 1) == -EAGAIN;
+    return !u->t.broken;
+}
+
 static void upstream_ready(struct transport *t)
 {
     struct upstream *u = (struct upstream *)t;
@@ -307,8 +317,8 @@ static void upstream_ready(struct transport *t)
     }
     if (u->ex)
         exchange_pump(u->ex);
-    else if (t->can_read || t->peer_closed || t->broken)
-        upstream_close(u, false); /* an idle connection has nothing to say but that it ends */
+    else if (!quiet(u))
+        upstream_close(u, false);
 }
 
 /* ---- taking and giving back ------------------------------------------------------------------------------------------------- */
@@ -333,7 +343,12 @@ static void leave_idle(struct upstream *u)
 static bool stale(struct upstream *u)
 {
     char c;
-    return recv(u->t.fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || errno != EAGAIN;
+    ssize_t n = recv(u->t.fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
+    if (n > 0 && u->t.ssl) {
+        u->t.can_read = true;
+        return !quiet(u);
+    }
+    return n >= 0 || errno != EAGAIN;
 }
 
 struct upstream *pool_get(struct pool *p, struct exchange *ex)
@@ -380,7 +395,7 @@ void pool_put(struct upstream *u)
     struct pool *p = u->pool;
     uint64_t *g;
     u->reused = true;
-    if (u->t.can_read || u->t.peer_closed || u->t.broken || u->t.shut || !p->refs || p->e->draining) {
+    if (u->t.shut || !p->refs || p->e->draining || !quiet(u)) {
         upstream_close(u, false);
         return;
     }

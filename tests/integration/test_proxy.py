@@ -108,6 +108,11 @@ def client(port, tls=None):
     return http.client.HTTPSConnection("localhost", port, timeout=20, context=tls) if tls else http.client.HTTPConnection("127.0.0.1", port, timeout=20)
 
 
+def connects(c):
+    """How many connections the proxy has made to applications and other proxies."""
+    return int(next(line.split()[-1] for line in get(c, "/edgefs/metrics")[1].splitlines() if line.startswith("edgefs_proxy_connects_total")))
+
+
 def certificate(folder, name):
     """A self-signed one for localhost and 127.0.0.1: (certificate, key)."""
     cert, key = os.path.join(folder, name + ".pem"), os.path.join(folder, name + ".key")
@@ -288,6 +293,10 @@ class Tls(EdgeTest):
                 return (r.status, r.read()) == (200, b"a took 5")
             wait_until(written, 15, "a write on the replica reaches the primary's application")
             self.assertTrue(get(c)[1].startswith("b "))
+            before = connects(c)
+            for _ in range(20):
+                self.assertTrue(written())
+            self.assertLess(connects(c) - before, 3, "connections between proxies are kept")
             d = client(bad[1], context)
             d.request("POST", "/", b"hello")
             r = d.getresponse()
