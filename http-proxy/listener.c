@@ -15,7 +15,7 @@ void listener_name(const struct config_proxy *c, char name[300])
 
 static void accept_more(struct listener *l)
 {
-    bool want = l->app && l->n_clients < l->app->c->limits.connections;
+    bool want = l->fd >= 0 && l->app && l->n_clients < l->app->c->limits.connections;
     if (want && !l->accepting)
         (void)event_add(&l->ev, NULL); /* without memory: tried again when the next client leaves */
     else if (!want && l->accepting)
