@@ -17,6 +17,7 @@
 #define SAY_SIZE_NS 50000000u
 #define QUIET_ATTEMPTS 10u /* about 3 s */
 #define FREE_ATTEMPTS 6u   /* about 1.3 s: then writers have to wait while it is read, if that does not take long */
+#define INDEX_ATTEMPTS 20u /* 4 ms: whoever has opened a WAL makes its wal-index within that, or keeps it to itself */
 #define SHARED_MAX (256 << 20)
 
 /* Opens the view with slot 4 held. */
@@ -49,7 +50,7 @@ static void say_size_job(struct node *n, struct database *db, uint64_t arg)
     (void)arg;
     pthread_mutex_lock(&db->lock);
     struct capture_file *cf = db->capture;
-    if (cf->mode == CAPTURE_MAPPED && cf->view_open)
+    if (cf->mode == CAPTURE_MAPPED && cf->view_open && cf->view.index)
         walview_say_size(n, db, cf->view.index, cf->view.shm_fd, false);
     pthread_mutex_unlock(&db->lock);
 }
@@ -67,7 +68,11 @@ void capture_map_job(struct node *n, struct database *db, uint64_t attempt)
             walview_put_away(n, db, &v);
         return;
     }
-    if (!rc) {
+    bool by_frames = rc == ERR_AGAIN_LATER && v.no_index && attempt >= INDEX_ATTEMPTS && !walview_open_frames(n, db, &v, &e);
+    if (by_frames) {
+        cf->frames = (struct walframes){0};
+        attach(cf, &v);
+    } else if (!rc) {
         attach(cf, &v);
         worker_post(n->worker, say_size_job, db, 0, SAY_SIZE_NS); /* no memory: reads stay a little slower */
     } else if (rc == ERR_AGAIN_LATER && attempt < 200 && walview_exists(n, db)) {
@@ -165,7 +170,7 @@ static int record_difference(struct node *n, struct database *db, struct scan *s
     free(tx.pages);
     free(reader.page);
     ltx_encoder_free(enc);
-    if (!rc && !r->wal_held && db->sums)
+    if (!rc && !r->wal_held && !r->wal_frame && db->sums)
         database_settle(n->databases, db, &r->file);
     return rc;
 }

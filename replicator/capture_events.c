@@ -68,7 +68,8 @@ static void on_inotify(void *ctx, const char *path, uint32_t mask)
         if (!(mask & (IN_DELETE | IN_MOVED_FROM))) /* removals come as hooks, in order */
             main_changed(c, cf);
     } else if (strcmp(suffix, LAYOUT_JOURNAL) != 0) {
-        capture_dirty(c, cf, names_changed);
+        /* A wal-index that was made empty (IN_MODIFY) is somebody's again. */
+        capture_dirty(c, cf, names_changed || !strcmp(suffix, LAYOUT_SHM));
         if (cf->look_ns && now_ns() - cf->look_since_ns > 20000000u)
             cf->look_ns = 0; /* a fresh write after a long time: publication is near, start the back-off again */
     }

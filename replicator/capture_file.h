@@ -3,6 +3,7 @@
 #define EDGEFS_CAPTURE_FILE_H
 
 #include "replicator/capture_wal.h"
+#include "replicator/walframes.h"
 
 #define CAPTURE_DEFERRED_MAX 16
 
@@ -34,7 +35,8 @@ struct capture_file {
     /* guarded by db->lock */
     enum capture_mode mode;
     struct walview view;
-    bool view_open;
+    bool view_open;    /* without a wal-index (view.index NULL) the WAL's own frames tell what is committed */
+    struct walframes frames;
     uint32_t covered;  /* frames up to here were captured when a hook or slot 4 held up any restart: see step() */
     bool behind;       /* what is published could not be captured (no room, too much at once): it will be tried again */
     bool unseen_view;  /* the view is new: step() has not looked through it yet */

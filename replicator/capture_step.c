@@ -76,6 +76,8 @@ static bool unpublished(struct capture_file *cf, const struct walindex_header *h
     struct wal_frame_header fh;
     if (walview_header(&cf->view))
         return false;
+    if (!cf->view.index)
+        return false; /* the frame that commits them will raise an event */
     const struct wal_header *w = &cf->view.header;
     uint32_t next = w->salt1 == h->salt1 && w->salt2 == h->salt2 ? h->max_frame + 1 : 1;
     if (pread(cf->view.wal_fd, buf, sizeof buf, wal_frame_offset(next, w->page_size)) != (ssize_t)sizeof buf)
@@ -128,7 +130,7 @@ static int catch_up(struct capture *c, struct capture_file *cf, struct walindex_
         return ERR_AGAIN_LATER;
     }
     for (int tries = 0; tries < 1000; tries++) {
-        int rc = walindex_read(cf->view.index, h);
+        int rc = cf->view.index ? walindex_read(cf->view.index, h) : walframes_read(&cf->view, &cf->frames, database_dbstate(db), h);
         if (rc)
             return rc;
         struct dbstate st = *database_dbstate(db);
@@ -170,7 +172,7 @@ static int catch_up(struct capture *c, struct capture_file *cf, struct walindex_
 /* All of the WAL is in the database file, and this was caught up with: the file alone is the state, and can be told by its stamp. */
 static void settle(struct capture *c, struct capture_file *cf, const struct walindex_header *h)
 {
-    bool whole = walindex_backfilled(cf->view.index) >= h->max_frame;
+    bool whole = cf->view.index ? walindex_backfilled(cf->view.index) >= h->max_frame : cf->covered == h->max_frame;
     struct filestamp now = whole ? database_stamp(c->node->db_fd, cf->db->name) : (struct filestamp){0};
     database_settle(c->node->databases, cf->db, &now);
     if (!whole) /* somebody has taken it away who is not SQLite */
@@ -235,8 +237,13 @@ void capture_step(struct capture *c, struct capture_file *cf)
         return;
     }
     pthread_mutex_lock(&db->lock);
-    if (cf->mode == CAPTURE_MAPPED && cf->recheck && !walview_current(c->node, db, &cf->view))
-        leave_old_wal(c, cf);
+    if (cf->mode == CAPTURE_MAPPED && cf->recheck) {
+        if (!walview_current(c->node, db, &cf->view))
+            leave_old_wal(c, cf);
+        else if (!cf->view.index && walview_has_shm(c->node, db))
+            unmap(c, cf); /* somebody may have a wal-index now: by that */
+    }
+    bool last_close = cf->recheck && !db->apps_open;
     cf->recheck = false;
     if (cf->mode == CAPTURE_IDLE && !cf->diff_ns && walview_exists(c->node, db)) {
         struct err e;
@@ -250,6 +257,8 @@ void capture_step(struct capture *c, struct capture_file *cf)
     }
     if (cf->mode == CAPTURE_MAPPED)
         step_mapped(c, cf);
+    if (last_close && cf->mode == CAPTURE_MAPPED && cf->view.index && !cf->behind)
+        unmap(c, cf); /* killed: whoever opens it next must not find a lock of ours on the wal-index, and believe that it is in use */
     bool answer = cf->mode != CAPTURE_MAPPING;
     pthread_mutex_unlock(&db->lock);
     if (answer)

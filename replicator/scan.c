@@ -3,7 +3,7 @@
 #include "lib/crc.h"
 #include "lib/log.h"
 #include "lib/util.h"
-#include "replicator/walview.h"
+#include "replicator/walframes.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <sqlite3.h>
@@ -24,6 +24,7 @@ struct scan {
     struct walview view;
     uint32_t page_size, commit;
     struct walindex_header head; /* WAL: state M */
+    uint32_t *frame_of;          /* without a wal-index: newest frame ≤ M of each page, page 1 first */
 };
 
 /* libsqlite3 recovers the database: a hot journal, a WAL without a wal-index. */
@@ -106,6 +107,37 @@ static int read_frame(struct scan *s, uint32_t frame, void *buf, struct err *e)
     return 0;
 }
 
+static uint32_t newest_frame(struct scan *s, uint32_t pgno, struct err *e)
+{
+    if (s->view.index)
+        return walindex_find(s->view.index, pgno, s->head.max_frame, e);
+    return s->frame_of && pgno >= 1 && pgno <= s->head.page_count ? s->frame_of[pgno - 1] : 0;
+}
+
+/* Takes M. */
+static int read_head(struct scan *s, struct err *e)
+{
+    if (s->view.index)
+        return walindex_read(s->view.index, &s->head) ? err_set(e, ERR_AGAIN_LATER, "%s: wal-index in motion", s->db->name) : 0;
+    struct walframes at = {0};
+    struct dbstate nothing = {0};
+    if (walframes_read(&s->view, &at, &nothing, &s->head) || s->head.page_size != s->page_size)
+        return err_set(e, ERR_AGAIN_LATER, "%s-wal cannot be read now", s->db->name);
+    s->frame_of = calloc(s->head.page_count ? s->head.page_count : 1, sizeof *s->frame_of);
+    if (!s->frame_of)
+        return err_errno(e, ENOMEM, "scan");
+    for (uint32_t f = 1; f <= s->head.max_frame; f++) {
+        uint8_t fh[WAL_FRAME_HEADER_SIZE];
+        struct wal_frame_header h;
+        if (pread(s->view.wal_fd, fh, sizeof fh, wal_frame_offset(f, s->page_size)) != (ssize_t)sizeof fh)
+            return err_set(e, ERR_AGAIN_LATER, "%s-wal ends before frame %u", s->db->name, f);
+        wal_frame_header_decode(fh, &h);
+        if (h.pgno >= 1 && h.pgno <= s->head.page_count)
+            s->frame_of[h.pgno - 1] = f;
+    }
+    return 0;
+}
+
 /* Puts the newest frame ≤ M of every page over what the database file said. */
 static int sum_frames(struct scan *s, uint64_t *sums, struct err *e)
 {
@@ -122,7 +154,7 @@ static int sum_frames(struct scan *s, uint64_t *sums, struct err *e)
             return err_set(e, ERR_AGAIN_LATER, "%s-wal was restarted while it was being read", s->db->name);
         if (h.pgno < 1 || h.pgno > s->commit || h.pgno == lock_pgno(s->page_size))
             continue;
-        uint32_t newest = walindex_find(s->view.index, h.pgno, s->head.max_frame, e);
+        uint32_t newest = newest_frame(s, h.pgno, e);
         if (newest == UINT32_MAX)
             return -EIO;
         if (newest != f)
@@ -162,8 +194,9 @@ static int scan_wal(struct scan *s, struct scan_result *r, off_t size, struct er
     rc = sum_file(s, in_file, sums, e);
     if (rc)
         return rc;
-    if (walindex_read(s->view.index, &s->head))
-        return err_set(e, ERR_AGAIN_LATER, "%s: wal-index in motion", s->db->name);
+    rc = read_head(s, e);
+    if (rc)
+        return rc;
     s->commit = s->head.max_frame ? s->head.page_count : in_file;
     if (s->commit > in_file) {
         sums = realloc(sums, (size_t)s->commit * sizeof *sums);
@@ -176,6 +209,9 @@ static int scan_wal(struct scan *s, struct scan_result *r, off_t size, struct er
         }
     }
     rc = sum_frames(s, sums, e);
+    /* Nothing keeps a WAL without a wal-index from being restarted: then the file may hold later pages than those that were read. */
+    if (!rc && !s->view.index && (walview_header(&s->view) || s->view.header.salt1 != s->head.salt1 || s->view.header.salt2 != s->head.salt2))
+        rc = err_set(e, ERR_AGAIN_LATER, "%s-wal was restarted while it was being read", s->db->name);
     if (s->head.max_frame) {
         r->wal_salt1 = s->head.salt1;
         r->wal_salt2 = s->head.salt2;
@@ -336,9 +372,12 @@ static int scan_file(struct scan *s, struct scan_result *r, struct err *e)
 static int scan_with_wal(struct scan *s, struct scan_result *r, off_t size, struct err *e)
 {
     int rc = hold_wal(s, e);
+    bool no_index = s->view.no_index;
     if (rc == ERR_AGAIN_LATER) {
         walview_close_held(&s->view);
         rc = recover_and_pin(s, e);
+        if (rc == ERR_AGAIN_LATER && no_index) /* locking_mode=EXCLUSIVE: the frames themselves tell */
+            return walview_open_frames(s->node, s->db, &s->view, e) ? ERR_AGAIN_LATER : scan_wal(s, r, size, e);
         if (!rc)
             sqlite3_exec(s->conn, "COMMIT", NULL, NULL, NULL);
         if (!rc)
@@ -372,7 +411,7 @@ int scan_open(struct node *n, struct database *db, enum scan_lock lock, struct s
     if (rc)
         goto fail;
     r->wal_mode = h.write_version == 2;
-    r->wal_held = s->wal;
+    r->wal_held = s->wal && s->view.index;
     r->page_size = s->page_size;
     r->commit = s->commit;
     r->checksum = 0;
@@ -390,7 +429,7 @@ fail:
 int scan_page(struct scan *s, uint32_t pgno, void *buf, struct err *e)
 {
     if (s->wal && s->head.max_frame) {
-        uint32_t f = walindex_find(s->view.index, pgno, s->head.max_frame, e);
+        uint32_t f = newest_frame(s, pgno, e);
         if (f == UINT32_MAX)
             return -EIO;
         if (f)
@@ -406,7 +445,7 @@ int scan_page(struct scan *s, uint32_t pgno, void *buf, struct err *e)
 bool scan_in_flux(struct scan *s, uint32_t pgno, const struct dbstate *st)
 {
     struct walindex_header now;
-    if (!s->wal || walindex_read(s->view.index, &now))
+    if (!s->wal || !s->view.index || walindex_read(s->view.index, &now))
         return s->wal;
     bool same = st->wal_salt1 == s->head.salt1 && st->wal_salt2 == s->head.salt2;
     uint32_t common = same ? MIN(st->wal_frame, s->head.max_frame) : 0;
@@ -421,6 +460,7 @@ void scan_close(struct scan *s)
     /* libsqlite3 first: our closing would drop its locks. */
     sqlite3_close(s->conn);
     walview_close_held(&s->view);
+    free(s->frame_of);
     if (s->lock_fd >= 0)
         close(s->lock_fd);
     if (s->db_fd >= 0)

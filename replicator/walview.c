@@ -10,6 +10,14 @@
 
 #define CLOSE_RETRY_NS 10000000u
 
+/* Everybody who uses a wal-index holds DMS shared. If nobody does, the file is what a killed process, or one before PRAGMA
+ * locking_mode=EXCLUSIVE, has left: not to be believed; and SQLite makes it empty when it is opened next, unless we hold DMS. */
+static bool in_use(int shm_fd)
+{
+    struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = WALINDEX_DMS_LOCK, .l_len = 1};
+    return fcntl(shm_fd, F_OFD_GETLK, &l) == 0 && l.l_type != F_UNLCK;
+}
+
 int walview_open(struct node *n, struct database *db, bool writable, struct walview *v, struct err *e)
 {
     char name[LAYOUT_NAME_MAX + sizeof LAYOUT_SHM];
@@ -17,9 +25,16 @@ int walview_open(struct node *n, struct database *db, bool writable, struct walv
     snprintf(name, sizeof name, "%s%s", db->name, LAYOUT_SHM);
     int rc;
     v->shm_fd = openat(n->mount_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-    if (v->shm_fd < 0)
+    if (v->shm_fd < 0) {
+        v->no_index = errno == ENOENT;
         return err_errno(e, errno, "open %s", name) == -ENOENT ? ERR_AGAIN_LATER : -errno;
+    }
     struct stat st;
+    bool no_index = !in_use(v->shm_fd);
+    if (no_index) {
+        rc = err_set(e, ERR_AGAIN_LATER, "%s is nobody's", name);
+        goto fail;
+    }
     /* Exclusive holders keep DMS for moments only (unixLockSharedMemory). */
     rc = lock_range(v->shm_fd, F_RDLCK, WALINDEX_DMS_LOCK, 1);
     if (rc) {
@@ -45,7 +60,19 @@ int walview_open(struct node *n, struct database *db, bool writable, struct walv
     rc = err_set(e, ERR_AGAIN_LATER, "%s was replaced just now", name);
 fail:
     walview_put_away(n, db, v);
+    v->no_index = no_index;
     return rc;
+}
+
+int walview_open_frames(struct node *n, const struct database *db, struct walview *v, struct err *e)
+{
+    char name[LAYOUT_NAME_MAX + sizeof LAYOUT_WAL];
+    *v = (struct walview){.shm_fd = -1, .wal_fd = -1};
+    snprintf(name, sizeof name, "%s%s", db->name, LAYOUT_WAL);
+    v->wal_fd = openat(n->db_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (v->wal_fd >= 0)
+        return 0;
+    return errno == ENOENT ? err_set(e, ERR_AGAIN_LATER, "%s is gone again", name) : err_errno(e, errno, "open %s", name);
 }
 
 void walview_close_held(struct walview *v)
@@ -75,6 +102,8 @@ static void close_job(struct node *n, struct database *db, uint64_t arg)
 void walview_put_away(struct node *n, struct database *db, struct walview *v)
 {
     walview_release(v);
+    if (v->shm_fd >= 0) /* now, not when it is closed: whoever comes next must not take what is left for valid */
+        (void)lock_range(v->shm_fd, F_UNLCK, WALINDEX_DMS_LOCK, 1);
     struct walview *copy = malloc(sizeof *copy);
     if (copy)
         *copy = *v;
@@ -99,12 +128,19 @@ bool walview_exists(const struct node *n, const struct database *db)
     return faccessat(n->db_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
+bool walview_has_shm(const struct node *n, const struct database *db)
+{
+    char name[LAYOUT_NAME_MAX + sizeof LAYOUT_SHM];
+    snprintf(name, sizeof name, "%s%s", db->name, LAYOUT_SHM);
+    return faccessat(n->db_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
 bool walview_current(const struct node *n, const struct database *db, const struct walview *v)
 {
     char name[LAYOUT_NAME_MAX + sizeof LAYOUT_WAL];
     struct stat open_one, named, shm;
     snprintf(name, sizeof name, "%s%s", db->name, LAYOUT_WAL);
-    return !fstat(v->shm_fd, &shm) && shm.st_nlink && !fstat(v->wal_fd, &open_one) && !fstatat(n->db_fd, name, &named, AT_SYMLINK_NOFOLLOW) &&
+    return (v->shm_fd < 0 || (!fstat(v->shm_fd, &shm) && shm.st_nlink)) && !fstat(v->wal_fd, &open_one) && !fstatat(n->db_fd, name, &named, AT_SYMLINK_NOFOLLOW) &&
            open_one.st_ino == named.st_ino && open_one.st_dev == named.st_dev;
 }
 

@@ -13,10 +13,13 @@ struct walview {
     struct walindex *index;
     struct wal_header header; /* of the WAL file, as of the last walview_header */
     bool slot4;               /* read-lock slot 4 is held: no writer restarts the WAL */
+    bool no_index;            /* walview_open failed because nobody has a wal-index in shm: walframes.h */
 };
 
 /* Opens both. ERR_AGAIN_LATER: one of them is not there (yet), or too short. Calls into the mount; not from capture's thread. */
 int walview_open(struct node *n, struct database *db, bool writable, struct walview *v, struct err *e);
+/* Opens NAME-wal alone, for walframes_read; shm_fd is -1 and index NULL. No call into the mount. */
+int walview_open_frames(struct node *n, const struct database *db, struct walview *v, struct err *e);
 /* Takes db->sqlite for the closing; not from capture's thread. */
 void walview_close(struct database *db, struct walview *v);
 /* The same without ever waiting: if somebody uses libsqlite3 on the database now, the worker closes it later. Any thread that may call into the
@@ -29,6 +32,8 @@ void walview_close_held(struct walview *v);
  * of a directory. */
 bool walview_current(const struct node *n, const struct database *db, const struct walview *v);
 
+/* True if NAME-shm exists, whoever may have left it. No call into the mount; any thread. */
+bool walview_has_shm(const struct node *n, const struct database *db);
 /* True if NAME-wal exists. No call into the mount; any thread. */
 bool walview_exists(const struct node *n, const struct database *db);
 

@@ -1,9 +1,7 @@
 """Rollback-journal modes on the primary: every way in which SQLite ends a transaction there, captured as it ends."""
 import os
-import sqlite3
 import subprocess
 import sys
-import time
 
 import harness
 from harness import Cluster, EdgeTest, both_modes, rounds, wait_until, within
