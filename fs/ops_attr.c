@@ -177,11 +177,11 @@ static bool ends_checkpoint(struct fs *fs, fuse_ino_t ino, off_t size)
 
 /* SQLite makes NAME-shm empty when it opens it and nobody else has it open, which its own lock on the file tells it; it holds nothing that is
  * replicated. The replicator's fence keeps that lock wherever it matters. */
-static bool is_shm(struct fs *fs, fuse_ino_t ino)
+static bool is_kind(struct fs *fs, fuse_ino_t ino, enum name_kind k)
 {
     table_lock(fs->table);
     const struct shared_inode *i = table_inode(fs->table, ino);
-    bool yes = i && name_kind(i->name, i->name_len, NULL) == NAME_SHM;
+    bool yes = i && name_kind(i->name, i->name_len, NULL) == k;
     table_unlock(fs->table);
     return yes;
 }
@@ -191,7 +191,7 @@ static bool ask_truncate(struct call *c, fuse_ino_t ino, const struct stat *attr
 {
     struct fs *fs = c->fs;
     *asked = false;
-    if (!(to_set & FUSE_SET_ATTR_SIZE) || !call_is_hooked(c))
+    if (!(to_set & FUSE_SET_ATTR_SIZE) || !(call_is_hooked(c) || (!call_is_replicator(c) && is_kind(fs, ino, NAME_JOURNAL))))
         return false;
     struct change *t = calloc(1, sizeof *t);
     if (!t)
@@ -227,7 +227,7 @@ void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, s
     else if (to_set & (FUSE_SET_ATTR_SIZE | FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID))
         err = call_may_change(&c);
     if (err == EROFS && !(to_set & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) &&
-        (is_shm(c.fs, ino) || ends_checkpoint(c.fs, ino, attr->st_size)))
+        (is_kind(c.fs, ino, NAME_SHM) || is_kind(c.fs, ino, NAME_JOURNAL) || ends_checkpoint(c.fs, ino, attr->st_size)))
         err = 0;
     if (err)
         call_reply(&c, err);

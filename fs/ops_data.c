@@ -140,7 +140,7 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
         call_reply(&c, EBADF);
         return;
     }
-    if ((fi->fh & FH_JOURNAL) && !(fi->fh & FH_REPLICATOR) && role_get(c.fs) == HOOKS_ROLE_PRIMARY &&
+    if ((fi->fh & FH_JOURNAL) && !(fi->fh & FH_REPLICATOR) && /* in any role: ops_remove.c */
         ends_journal(c.fs, ino, buf, size, off)) {
         struct journal_write *w = malloc(sizeof *w + size);
         if (!w) {

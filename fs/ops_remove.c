@@ -59,6 +59,13 @@ static bool is_regular(struct fs *fs, uint32_t parent, const char *name)
     return yes;
 }
 
+/* An application ends its rollback journal. That is let through, and told, in any role: a transaction that began before this node ceased to be
+ * primary must be able to end. (None can begin: on a replica no journal is made.) */
+static bool ends_journal(const struct call *c, enum removal_kind what, const char *name)
+{
+    return what == REMOVE_FILE && name_kind(name, strlen(name), NULL) == NAME_JOURNAL && !call_is_replicator(c);
+}
+
 static void plan_one(struct removal *r, uint32_t parent, const char *name, bool target, bool only_companions)
 {
     enum name_kind k = name_kind(name, strlen(name), NULL);
@@ -73,7 +80,7 @@ static void plan_one(struct removal *r, uint32_t parent, const char *name, bool 
  * WAL or journal is their end; and it takes away what bore the new name. */
 static void plan(struct removal *r)
 {
-    r->hooked = call_is_hooked(&r->call);
+    r->hooked = call_is_hooked(&r->call) || ends_journal(&r->call, r->what, r->name);
     if (!r->hooked || r->call.seen != SLOT_FREE || r->what == REMOVE_DIR)
         return; /* begun before a kill: asked already */
     plan_one(r, r->parent, r->name, false, r->what == REMOVE_RENAME);
@@ -409,6 +416,8 @@ static void begin(fuse_req_t req, enum removal_kind what, fuse_ino_t parent, con
     }
     if (c.seen == SLOT_FREE)
         err = check_name(&c, parent, name);
+    if (err == EROFS && ends_journal(&c, what, name))
+        err = 0;
     if (c.seen == SLOT_FREE && !err && newname)
         err = check_name(&c, newparent, newname);
     if (!err && (flags & ~(unsigned)(RENAME_NOREPLACE | RENAME_EXCHANGE)))

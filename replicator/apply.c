@@ -169,8 +169,9 @@ int apply_file_open(struct node *n, struct database *db, struct err *e)
         f->exclusive = false;
     } else {
         rc = f->wal ? open_connection(n, db, f, e) : 0;
+        /* Until this node is a replica a writer's last step may be waiting for capture, which needs the lock that we hold: no waiting here then. */
         if (!rc)
-            rc = fence_take(n, db, f->wal, now_ns() + FENCE_WAIT_NS, &f->fence, e);
+            rc = fence_take(n, db, f->wal, now_ns() + (node_role(n) == NODE_REPLICA ? FENCE_WAIT_NS : 0), &f->fence, e);
         if (!rc && f->wal)
             rc = open_index(f, e);
     }

@@ -37,7 +37,8 @@ static int fence_one(void *ctx, struct database *db)
         }
         if (rc != ERR_AGAIN_LATER || now_ns() >= f->deadline_ns)
             return rc;
-        /* A writer is in the middle of a transaction; it ends when it ends. fence_take has waited already. */
+        /* A writer is in the middle of a transaction; it ends when it ends. */
+        nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
     }
 }
 
@@ -75,6 +76,11 @@ int takeover_fence(struct node *n, uint64_t deadline_ns, struct err *e)
     int role = NODE_PRIMARY;
     if (!atomic_compare_exchange_strong(&n->role, &role, NODE_HANDING_OVER) && role != NODE_HANDING_OVER)
         return err_set(e, ERR_ROLE, "this node is no longer primary");
+    /* Fences first, role second: a transaction that is going on, or that begins before the fence stands, must be able to make and to end its rollback journal, which
+     * edgefs-fs refuses on a replica. One that does not end in half of the time has to see that. */
+    uint64_t now = now_ns();
+    struct fencing early = {.n = n, .deadline_ns = now + (deadline_ns > now ? (deadline_ns - now) / 2 : 0)};
+    databases_each(n->databases, fence_one, &early);
     hooks_send_role(n->hooks);
     if (hooks_wait_role(n->hooks, deadline_ns))
         return err_set(e, -ETIMEDOUT, "edgefs-fs does not take the new role in time");
