@@ -170,6 +170,22 @@ class Ways(EdgeTest):
                 wait_until(lambda: count(b, name) == 30, 20, f"all rows of {name} on b once the reader has closed it")
             cluster.identical()
 
+    def test_exclusive_without_a_journal(self):
+        """Nothing tells a transaction's end, and nobody may read: said, and captured as soon as it is closed."""
+        with Cluster(2, self.passthrough) as cluster:
+            a, b = cluster.nodes
+            make(a, "x.db", rows=50)
+            cluster.sync()
+            with Session(a.path("x.db")) as db:
+                db.sql("PRAGMA locking_mode=EXCLUSIVE")
+                self.assertEqual(db.sql("PRAGMA journal_mode=MEMORY"), [("memory",)])
+                for i in range(1, 11):
+                    db.sql("DELETE FROM t WHERE id = ?", i)
+                wait_until(lambda: entry(a, "x.db")["state"] == "waiting", 20, "status says that it cannot be captured")
+                self.assertEqual(count(b, "x.db"), 50)
+            wait_until(lambda: count(b, "x.db") == 40, 10, "captured once it is closed")
+            cluster.identical()
+
     @within(90)
     def test_what_sqlite_can_do(self):
         with Cluster(2, self.passthrough) as cluster:
