@@ -42,16 +42,20 @@ bool apply_inplace_waits(const struct database *db)
     return db->apply && db->apply->open && db->apply->waiting_ns;
 }
 
-/* worker_fn: readers are let in again when `apply-wait` is over, whatever the thread that applies is doing then. arg: the wait that it is about. */
+/* The wait is over: readers are let in again, for as long. */
+static void give_up(const struct node *n, struct apply_file *f)
+{
+    f->let_go_ns = now_ns() + MAX(n->config->apply_wait_ms, 100u) * 1000000u;
+    let_go(f);
+}
+
+/* worker_fn: the same, whatever the thread that applies is doing then. arg: the wait that it is about. */
 static void let_go_job(struct node *n, struct database *db, uint64_t arg)
 {
-    (void)n;
     pthread_mutex_lock(&db->lock);
     struct apply_file *f = db->apply;
-    if (f && f->open && f->waiting_ns == arg && !database_dbstate(db)->torn) {
-        f->let_go_ns = now_ns() + MAX(n->config->apply_wait_ms, 100u) * 1000000u;
-        let_go(f);
-    }
+    if (f && f->open && f->waiting_ns == arg && !database_dbstate(db)->torn)
+        give_up(n, f);
     pthread_mutex_unlock(&db->lock);
 }
 
@@ -62,6 +66,8 @@ int apply_inplace_lock(struct node *n, struct database *db, struct err *e)
     uint64_t now = now_ns();
     if (f->exclusive)
         return 0;
+    if (f->waiting_ns && now - f->waiting_ns >= n->config->apply_wait_ms * 1000000u) /* the worker has something else to do */
+        give_up(n, f);
     if (now < f->let_go_ns)
         return err_set(e, ERR_AGAIN_LATER, "%s: a reader kept its transaction open for longer than apply-wait (rollback-journal mode: it blocks the change)",
                        db->name);

@@ -260,6 +260,7 @@ void capture_diff_job(struct node *n, struct database *db, uint64_t attempt)
         metrics_add(METRIC_COMPARED, 1);
         rc = record_difference(n, db, s, &r, before, &found, &e);
     }
+    found &= !cf->suspect; /* otherwise nobody was there to see how it was written */
     if (!gone)
         mark_result(db, rc, &r, found, attempt, &e);
     pthread_mutex_unlock(&db->lock);

@@ -49,6 +49,7 @@ struct capture_file {
     bool dirty;            /* look at it in this round */
     bool unwatched;        /* opened before its directory was watched: see capture_fresh_watches */
     bool recheck;          /* NAME-wal or NAME-shm was created or removed: is the view still the right one? */
+    bool closed;           /* applications have closed it */
     uint64_t look_ns;      /* look again at this time; 0: no */
     uint64_t look_wait_ns; /* the present back-off */
     uint64_t look_since_ns;

@@ -136,6 +136,7 @@ void capture_closed(struct capture *c, const char *name)
     if (cf->diff_ns || cf->check_at_close)
         cf->diff_ns = now_ns();
     cf->check_at_close = false;
+    cf->closed = true;
     capture_dirty(c, cf, true);
 }
 

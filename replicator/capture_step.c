@@ -243,8 +243,8 @@ void capture_step(struct capture *c, struct capture_file *cf)
         else if (!cf->view.index && walview_has_shm(c->node, db))
             unmap(c, cf); /* somebody may have a wal-index now: by that */
     }
-    bool last_close = cf->recheck && !db->apps_open;
-    cf->recheck = false;
+    bool last_close = cf->closed && !db->apps_open;
+    cf->recheck = cf->closed = false;
     if (cf->mode == CAPTURE_IDLE && !cf->diff_ns && walview_exists(c->node, db)) {
         struct err e;
         if (database_load(c->node->databases, db, &e) || !database_dbstate(db)->txid) {

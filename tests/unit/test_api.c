@@ -8,6 +8,7 @@
 #include "lib/log.h"
 #include "lib/ltx.h"
 #include "lib/util.h"
+#include "lib/walindex.h"
 #include "replicator/capture_private.h"
 #include "replicator/hooks.h"
 #include "replicator/image.h"
@@ -509,7 +510,14 @@ static void *write_rows(void *arg)
     if (sqlite3_open(path, &db) != SQLITE_OK)
         wr->error = "open";
     sqlite3_busy_timeout(db, 5000);
-    sqlite3_exec(db, "PRAGMA synchronous=OFF; PRAGMA wal_autocheckpoint=200", NULL, NULL, NULL);
+    sqlite3_exec(db, "PRAGMA synchronous=OFF; PRAGMA wal_autocheckpoint=200; SELECT count(*) FROM t", NULL, NULL, NULL);
+    /* What says that the wal-index is in use. SQLite's own lock does not outlive the closing of any descriptor in this process, and the writer here is
+     * in one process with what reads its files. */
+    char shm[160];
+    snprintf(shm, sizeof shm, "%s-shm", path);
+    int shm_fd = open(shm, O_RDWR | O_CLOEXEC);
+    if (shm_fd < 0 || lock_range(shm_fd, F_RDLCK, WALINDEX_DMS_LOCK, 1))
+        wr->error = "lock";
     while (!atomic_load(&wr->stop) && !wr->error) {
         if (sqlite3_exec(db, "UPDATE t SET y = randomblob(1000) WHERE x = abs(random()) % 5000; INSERT INTO t(y) VALUES (randomblob(3000))", NULL,
                          NULL, NULL) != SQLITE_OK)
@@ -519,6 +527,7 @@ static void *write_rows(void *arg)
         nanosleep(&(struct timespec){.tv_nsec = WRITER_PAUSE_NS}, NULL);
     }
     sqlite3_close(db);
+    close(shm_fd);
     return NULL;
 }
 
