@@ -290,7 +290,8 @@ def idle(proxies):
 
 def waiting(_):
     """A replica's proxy holds a read until its position is there (bench/waits.c): from the replicator's word that it is applied, as a second subscriber of
-    the position feed gets it, until the request arrives at the application."""
+    the position feed gets it, until the request arrives at the application. (Both subscribers are told at once: below 0, the request was there before the
+    second subscriber had read its message.)"""
     line = Line("proxy-wait", "a read that waits for its position goes on after it arrived, p50", "≤ 100 µs")
     port = harness.free_port()
     edgefs = Edgefs(port)
