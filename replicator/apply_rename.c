@@ -111,9 +111,15 @@ static int rename_locked(struct node *n, struct database *from, struct database 
         rc = apply_make_parents(n, to->name, &parent, e);
     if (rc)
         return rc;
+    /* Applications may have it open: as far as we were told, or because a predecessor has left its fence. */
+    if (here && (from->apps_open || fence_left(n, from)))
+        rc = apply_file_open(n, from, e);
+    if (rc)
+        return rc;
     sums_begin_rename(from->sums, to->name, lsn);
     apply_file_close(n, to);
-    if (here && from->apps_open && from->apply && from->apply->open) {
+    fence_drop_left(n, to);
+    if (here && from->apply && from->apply->open) {
         rc = move_open(n, from, to, e);
     } else if (here) { /* (not here: moved before we were killed) */
         apply_file_close(n, from);

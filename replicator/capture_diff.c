@@ -256,10 +256,10 @@ void capture_diff_job(struct node *n, struct database *db, uint64_t attempt)
         if (!rc)
             rc = err_set(&e, ERR_GONE, "%s was replaced while it was being read", db->name);
     }
-    if (!rc) {
-        metrics_add(METRIC_COMPARED, 1);
+    if (!rc)
         rc = record_difference(n, db, s, &r, before, &found, &e);
-    }
+    if (!rc)
+        metrics_add(METRIC_COMPARED, 1);
     found &= !cf->suspect; /* otherwise nobody was there to see how it was written */
     if (!gone)
         mark_result(db, rc, &r, found, attempt, &e);

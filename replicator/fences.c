@@ -142,6 +142,37 @@ static void shm_name(const struct database *db, char buf[LAYOUT_NAME_MAX + 8])
     snprintf(buf, LAYOUT_NAME_MAX + 8, "%s%s", db->name, LAYOUT_SHM);
 }
 
+bool fence_left(struct node *n, const struct database *db)
+{
+    struct left *l;
+    pthread_mutex_lock(&n->fences->lock);
+    HASH_FIND_STR(n->fences->left, db->name, l);
+    pthread_mutex_unlock(&n->fences->lock);
+    return l != NULL;
+}
+
+static void let_go(struct node *n, struct left *l)
+{
+    unlock_all(l->db_fd, l->shm_fd);
+    close(l->db_fd);
+    if (l->shm_fd >= 0)
+        close(l->shm_fd);
+    request(n->fences, LAUNCH_FENCE_DROP, l->name, NULL, 0);
+}
+
+void fence_drop_left(struct node *n, const struct database *db)
+{
+    struct left *l;
+    pthread_mutex_lock(&n->fences->lock);
+    HASH_FIND_STR(n->fences->left, db->name, l);
+    if (l)
+        HASH_DEL(n->fences->left, l);
+    pthread_mutex_unlock(&n->fences->lock);
+    if (l)
+        let_go(n, l);
+    free(l);
+}
+
 bool fence_take_over(struct node *n, struct database *db, bool wal, struct fence *out)
 {
     struct left *l;
@@ -158,11 +189,7 @@ bool fence_take_over(struct node *n, struct database *db, bool wal, struct fence
     if (fits) {
         *out = (struct fence){.db_fd = l->db_fd, .shm_fd = l->shm_fd, .kept = true};
     } else {
-        unlock_all(l->db_fd, l->shm_fd);
-        close(l->db_fd);
-        if (l->shm_fd >= 0)
-            close(l->shm_fd);
-        request(n->fences, LAUNCH_FENCE_DROP, db->name, NULL, 0);
+        let_go(n, l);
     }
     free(l);
     return fits;

@@ -32,6 +32,10 @@ bool fence_take_over(struct node *n, struct database *db, bool wal, struct fence
 int fence_take(struct node *n, struct database *db, bool wal, uint64_t deadline_ns, struct fence *out, struct err *e);
 /* Lets go. db->sqlite is held. */
 void fence_drop(struct node *n, struct database *db, struct fence *f);
+/* True if a predecessor left a fence of this database and nobody took it over yet. */
+bool fence_left(struct node *n, const struct database *db);
+/* Lets go of one that a predecessor left, if there is one: the file that it belongs to has lost its name. db->sqlite is held. */
+void fence_drop_left(struct node *n, const struct database *db);
 /* The database that it belongs to has another name: the launcher is told. db->sqlite of both is held. */
 void fence_rename(struct node *n, const struct database *from, const struct database *to, struct fence *f);
 /* At the start, once sidecars are loaded: a predecessor that was killed after a change in rollback mode was whole may have left readers locked out. They
