@@ -121,9 +121,11 @@ static int rename_locked(struct node *n, struct database *from, struct database 
     fence_drop_left(n, to);
     if (here && from->apply && from->apply->open) {
         rc = move_open(n, from, to, e);
-    } else if (here) { /* (not here: moved before we were killed) */
+    } else if (here) {
         apply_file_close(n, from);
         rc = move_files(n, from, to, e);
+    } else { /* moved before a predecessor was killed */
+        fence_rename_left(n, from, to);
     }
     if (rc) {
         sums_begin_rename(from->sums, "", 0);

@@ -173,6 +173,32 @@ void fence_drop_left(struct node *n, const struct database *db)
     free(l);
 }
 
+void fence_rename_left(struct node *n, const struct database *from, const struct database *to)
+{
+    struct left *l, *renamed = NULL;
+    size_t len = strlen(to->name);
+    pthread_mutex_lock(&n->fences->lock);
+    HASH_FIND_STR(n->fences->left, from->name, l);
+    if (l)
+        HASH_DEL(n->fences->left, l);
+    if (l && (renamed = calloc(1, sizeof *renamed + len + 1))) {
+        memcpy(renamed->name, to->name, len);
+        renamed->db_fd = l->db_fd;
+        renamed->shm_fd = l->shm_fd;
+        HASH_ADD_STR(n->fences->left, name, renamed);
+    }
+    pthread_mutex_unlock(&n->fences->lock);
+    if (renamed) {
+        int rc = request(n->fences, LAUNCH_FENCE_PUT, to->name, (int[]){l->db_fd, l->shm_fd}, l->shm_fd >= 0 ? 2 : 1);
+        if (rc)
+            log_warn("fences", "%s: the launcher does not keep its fence: %s", to->name, err_name(rc));
+        request(n->fences, LAUNCH_FENCE_DROP, from->name, NULL, 0);
+    } else if (l) {
+        let_go(n, l);
+    }
+    free(l);
+}
+
 bool fence_take_over(struct node *n, struct database *db, bool wal, struct fence *out)
 {
     struct left *l;

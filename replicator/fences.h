@@ -36,6 +36,8 @@ void fence_drop(struct node *n, struct database *db, struct fence *f);
 bool fence_left(struct node *n, const struct database *db);
 /* Lets go of one that a predecessor left, if there is one: the file that it belongs to has lost its name. db->sqlite is held. */
 void fence_drop_left(struct node *n, const struct database *db);
+/* What a predecessor left of `from` belongs to `to` now: it was killed after it had moved the files. db->sqlite of both is held. */
+void fence_rename_left(struct node *n, const struct database *from, const struct database *to);
 /* The database that it belongs to has another name: the launcher is told. db->sqlite of both is held. */
 void fence_rename(struct node *n, const struct database *from, const struct database *to, struct fence *f);
 /* At the start, once sidecars are loaded: a predecessor that was killed after a change in rollback mode was whole may have left readers locked out. They
