@@ -129,10 +129,14 @@ void capture_closed(struct capture *c, const char *name)
     bool known = !cf->unwatched;
     cf->unwatched = false;
     pthread_mutex_lock(&db->lock);
-    known |= database_dbstate(db)->file.ino != 0;
+    bool stamped = database_dbstate(db)->file.ino != 0, idle = cf->mode == CAPTURE_IDLE && database_dbstate(db)->txid;
     pthread_mutex_unlock(&db->lock);
-    if (!cf->diff_ns && !walview_exists(c->node, db) && (!known || capture_file_differs(c, db)))
+    known |= stamped;
+    bool alone = !cf->diff_ns && !walview_exists(c->node, db);
+    if (alone && (!known || capture_file_differs(c, db)))
         capture_main_changed(c, cf, true);
+    else if (alone && idle && !stamped) /* nothing is amiss, but the next start could not tell: better now */
+        capture_main_changed(c, cf, false);
     if (cf->diff_ns || cf->check_at_close)
         cf->diff_ns = now_ns();
     cf->check_at_close = false;

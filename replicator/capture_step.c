@@ -190,6 +190,10 @@ static void leave_old_wal(struct capture *c, struct capture_file *cf)
     }
     database_settle(c->node->databases, cf->db, NULL); /* what came after it may have written already */
     unmap(c, cf);
+    if (!walview_exists(c->node, cf->db)) {
+        cf->diff_ns = now_ns();
+        capture_touch(c, cf);
+    }
 }
 
 static void step_mapped(struct capture *c, struct capture_file *cf)
