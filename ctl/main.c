@@ -14,7 +14,7 @@
 #include <stdio.h>
 
 const struct command *const ctl_commands[] = {&cmd_status, &cmd_promote, &cmd_databases, &cmd_verify,  &cmd_log, &cmd_import,
-                                              &cmd_export, &cmd_wait,    &cmd_version,   &cmd_help, NULL};
+                                              &cmd_export, &cmd_quarantine, &cmd_wait, &cmd_version, &cmd_help, NULL};
 
 const struct command *ctl_command(const char *name)
 {

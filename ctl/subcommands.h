@@ -33,7 +33,7 @@ struct command {
 };
 
 extern const struct command cmd_status, cmd_promote, cmd_databases, cmd_verify, cmd_log, cmd_import, cmd_export,
-    cmd_wait, cmd_version, cmd_help;
+    cmd_quarantine, cmd_wait, cmd_version, cmd_help;
 
 /* All of the above in the order in which help lists them; NULL ends it. ctl/main.c. */
 extern const struct command *const ctl_commands[];

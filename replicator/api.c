@@ -297,6 +297,8 @@ static int listen_on(struct api *a, struct err *e)
         {HTTP_M_GET | HTTP_M_PUT | HTTP_M_DELETE, "/v1/databases/", HTTP_PREFIX | HTTP_STREAM_BODY, api_database, a, 0},
         {HTTP_M_GET, "/v1/log", 0, api_log, a, 0},
         {HTTP_M_GET, "/v1/log/", HTTP_PREFIX, api_log_record, a, 0},
+        {HTTP_M_GET, "/v1/quarantine", 0, api_quarantine, a, 0},
+        {HTTP_M_GET | HTTP_M_DELETE, "/v1/quarantine/", HTTP_PREFIX, api_quarantine_file, a, 0},
         {HTTP_M_POST, "/v1/wait", 0, api_wait, a, 4096},
         {HTTP_M_POST, "/v1/promote", 0, api_promote, a, 4096},
         {HTTP_M_GET, "/v1/stream", HTTP_EOF_IS_GONE, on_stream, a, 0},

@@ -62,6 +62,8 @@ void api_checksum(struct api *a, struct http_request *req, const char *name);
 void api_sums(struct api *a, struct http_request *req, const char *name);
 void api_log(struct http_request *req, void *arg);
 void api_log_record(struct http_request *req, void *arg);
+void api_quarantine(struct http_request *req, void *arg);
+void api_quarantine_file(struct http_request *req, void *arg);
 void api_wait(struct http_request *req, void *arg);
 void api_promote(struct http_request *req, void *arg);
 void api_handover(struct http_request *req, void *arg);

@@ -72,9 +72,6 @@ int apply_file_connect(struct node *n, struct database *db, struct err *e);
 struct stat;
 int apply_make_parents(struct node *n, const char *name, struct stat *parent, struct err *e);
 
-/* Keeps a copy (hard links) of the database and its WAL in <data>/quarantine. db->lock is held. */
-int apply_quarantine(struct node *n, struct database *db, struct err *e);
-
 /* apply_wal.c, apply_inplace.c: the two ways to write, with the file open. On success *st's WAL position is set. */
 struct apply_sum {
     uint32_t pgno;

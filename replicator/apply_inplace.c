@@ -191,22 +191,3 @@ int apply_remove(struct node *n, struct database *db, struct err *e)
     apply_remove_parents(n, db->name);
     return 0;
 }
-
-int apply_quarantine(struct node *n, struct database *db, struct err *e)
-{
-    static const char *const suffixes[] = {"", LAYOUT_WAL};
-    char flat[LAYOUT_NAME_MAX + 1];
-    snprintf(flat, sizeof flat, "%s", db->name);
-    for (char *p = flat; *p; p++)
-        *p = *p == '/' ? '+' : *p;
-    if (mkdirat(n->data_fd, LAYOUT_QUARANTINE, 0700) && errno != EEXIST)
-        return err_errno(e, errno, "make %s", LAYOUT_QUARANTINE);
-    for (size_t i = 0; i < ARRAY_SIZE(suffixes); i++) {
-        char from[LAYOUT_NAME_MAX + 16], to[LAYOUT_NAME_MAX + 64];
-        snprintf(from, sizeof from, "%s%s", db->name, suffixes[i]);
-        snprintf(to, sizeof to, LAYOUT_QUARANTINE "/%llu-%.200s%s", (unsigned long long)(wall_us() / 1000000u), flat, suffixes[i]);
-        if (linkat(n->db_fd, from, n->data_fd, to, 0) && errno != ENOENT && errno != EEXIST)
-            return err_errno(e, errno, "keep %s as %s", from, to);
-    }
-    return 0;
-}

@@ -10,6 +10,7 @@
 #include "replicator/image_client.h"
 #include "replicator/lease.h"
 #include "replicator/position_server.h"
+#include "replicator/quarantine.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -92,13 +93,31 @@ static int drop_unlisted(void *ctx, struct database *db)
     log_warn("follower", "%s does not exist on the primary: removed here; a copy is in %s/" LAYOUT_QUARANTINE, db->name, n->config->data);
     pthread_mutex_lock(&db->sqlite);
     pthread_mutex_lock(&db->lock);
-    if (apply_quarantine(n, db, &e) || apply_remove(n, db, &e))
+    if (quarantine_database(n, db, &e) || apply_remove(n, db, &e))
         database_mark(db, DATABASE_WAITING, "it does not exist on the primary, and cannot be removed here: %s", e.text);
     else
         database_forget(n->databases, db, 0);
     pthread_mutex_unlock(&db->lock);
     pthread_mutex_unlock(&db->sqlite);
     return 0;
+}
+
+static int keep_what_is_only_here(struct follower *f, const json_t *reset, struct err *e)
+{
+    struct epoch_entry *theirs = NULL;
+    size_t n = 0;
+    unsigned kept;
+    const json_t *epochs = json_object_get(reset, "epochs");
+    int rc = epochs ? epochs_from_json(epochs, &theirs, &n, e) : 0;
+    if (rc)
+        return rc;
+    uint64_t fork = quarantine_fork(f->node, theirs, n, f->h.pos.lsn);
+    free(theirs);
+    rc = quarantine_records(f->node, fork, &kept, e);
+    if (kept)
+        log_warn("follower", "%u records after LSN %" PRIu64 " exist on this node only: kept in %s/" LAYOUT_QUARANTINE, kept, fork,
+                 f->node->config->data);
+    return rc;
 }
 
 /* The server's log does not continue ours: start anew after its position; every database needs an image. */
@@ -110,7 +129,10 @@ static int on_reset(struct follower *f, const json_t *o, struct err *e)
     log_warn("follower", "our log (last LSN %" PRIu64 ") is not continued by the primary's: starting anew at LSN %" PRIu64
                          ", databases come as images",
              rlog_last(f->node->rlog).lsn, f->h.pos.lsn);
-    int rc = rlog_reset(f->node->rlog, f->h.pos, e);
+    int rc = keep_what_is_only_here(f, o, e);
+    if (rc)
+        return err_wrap(e, "not starting anew before what exists only here is kept");
+    rc = rlog_reset(f->node->rlog, f->h.pos, e);
     if (!rc)
         rc = adopt_epochs(f, json_object_get(o, "epochs"), e);
     if (rc)

@@ -7,6 +7,7 @@
 #include "replicator/apply_records.h"
 #include "replicator/image.h"
 #include "replicator/metrics.h"
+#include "replicator/quarantine.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -412,7 +413,7 @@ static int gone(struct image_client *c, struct database *db, struct err *e)
     pthread_mutex_lock(&db->sqlite);
     pthread_mutex_lock(&db->lock);
     uint64_t from = db->pending;
-    int rc = apply_quarantine(n, db, e);
+    int rc = quarantine_database(n, db, e);
     if (!rc)
         rc = apply_remove(n, db, e);
     if (!rc) {

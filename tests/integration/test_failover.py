@@ -1,5 +1,6 @@
 """The lease in etcd: somebody takes over when the primary is gone, and nobody writes without the lease."""
 import contextlib
+import json
 import os
 import signal
 import time
@@ -193,3 +194,48 @@ class Failover(EdgeTest):
                 etcd.start(i)
             cluster.sync()
             cluster.identical()
+
+    @within(90)
+    def test_what_only_the_dead_primary_had_is_kept_in_quarantine(self):
+        with etcd_cluster(2) as (etcd, cluster, primary):
+            harness.make_load_db(primary)
+            harness.make_load_db(primary, "dir/two.db")
+            cluster.sync()
+            other = next(n for n in cluster.nodes if n is not primary)
+            self.assertEqual(json.loads(harness.ctl(primary, "quarantine", "ls", "--json"))["quarantine"], [])
+            other.kill_all()
+            for i in range(3):
+                primary.sql("load.db", "INSERT INTO t (w, s, pad) VALUES (1, ?, 'nobody else has it')", (i,))
+                primary.sql("dir/two.db", "INSERT INTO t (w, s) VALUES (1, ?)", (i,))
+            harness.make_load_db(primary, "only-here.db")
+            fork = wait_until(lambda: (lsn := primary.lsn()) and lsn, 5, "captured")
+            primary.kill_all()
+            other.start()
+            wait_until(lambda: other.status()["role"] == "primary", 20, "the other takes over")
+            other.sql("load.db", "INSERT INTO t (w, s, pad) VALUES (2, 1, 'the new history')")
+            primary.start()
+            wait_followers(cluster, other)
+            cluster.sync()
+            cluster.identical()
+            self.assertFalse(os.path.exists(primary.path("only-here.db")))
+            kept = json.loads(harness.ctl(primary, "quarantine", "ls", "--json"))["quarantine"]
+            self.assertEqual({k["name"] for k in kept}, {"load.db", "dir/two.db", "only-here.db"}, kept)
+            self.assertTrue(all(k["lsn"] <= fork or k["kind"] == "database" for k in kept), kept)
+            self.assertEqual(json.loads(harness.ctl(other, "quarantine", "ls", "--json"))["quarantine"], [])
+            # The rows are in there: an LTX page holds them, LZ4 leaves such a text as it is.
+            record = max((k for k in kept if k["name"] == "load.db"), key=lambda k: k["lsn"])
+            to = os.path.join(cluster.tmp, "record.ltx")
+            harness.ctl(primary, "quarantine", "export", record["file"], to)
+            with open(to, "rb") as f:
+                data = f.read()
+            self.assertEqual(data[:4], b"LTX1")
+            self.assertIn(b"nobody else has it", data)
+            whole = next(k for k in kept if k["name"] == "only-here.db" and k["kind"] == "database")
+            to = os.path.join(cluster.tmp, "whole.db")
+            harness.ctl(primary, "quarantine", "export", whole["file"], to)
+            with primary.db("", path=to) as db:
+                self.assertEqual(db.execute("SELECT count(*) FROM t").fetchall(), [(0,)])
+            harness.ctl(primary, "quarantine", "drop", record["file"])
+            self.assertNotIn(record["file"], [k["file"] for k in json.loads(harness.ctl(primary, "quarantine", "ls", "--json"))["quarantine"]])
+            harness.ctl(primary, "quarantine", "drop", "--all")
+            self.assertEqual(json.loads(harness.ctl(primary, "quarantine", "ls", "--json"))["quarantine"], [])
