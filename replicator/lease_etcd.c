@@ -41,6 +41,7 @@ struct lease_etcd {
     uint64_t ttl_s;
     pthread_t thread, watcher;
     bool running;
+    bool acts; /* this node has stepped down at its start if it had to. The thread's */
 
     pthread_mutex_t lock;    /* guards what follows; never held while etcd is asked */
     pthread_cond_t changed;  /* monotonic clock */
@@ -431,11 +432,12 @@ static uint64_t step(struct lease_etcd *l)
     uint64_t now = now_ns();
     if (retire(l))
         return now + 50 * MS;
+    l->acts = l->acts || node_role(l->n) != NODE_HANDING_OVER;
     bool primary = node_role(l->n) == NODE_PRIMARY;
     if (primary && now >= fence_at(l)) {
         fence(l);
         primary = node_role(l->n) == NODE_PRIMARY;
-    } else if (node_role(l->n) == NODE_HANDING_OVER && (now >= fence_at(l) || (l->key.present && !l->key.ours)) && !promotion_running()) {
+    } else if (l->acts && node_role(l->n) == NODE_HANDING_OVER && (now >= fence_at(l) || (l->key.present && !l->key.ours)) && !promotion_running()) {
         fence(l);
     }
     uint64_t left = primary && fence_at(l) > now ? (fence_at(l) - now) / MS : REQUEST_MS_MAX;

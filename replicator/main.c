@@ -165,6 +165,7 @@ static void ready(struct node *n)
     /* Applications must not meet a file system that does not know its role yet. */
     if (hooks_wait_role(n->hooks, now_ns() + 30000000000u))
         log_warn("main", "edgefs-fs has not confirmed the role within 30 s");
+    startup_step_down(n);
     if (n->lease) /* an application that starts now would meet a node that is fenced for a moment */
         lease_etcd_wait_primary(n->lease, now_ns() + 3000000000u);
     fences_ready(n->fences);

@@ -315,6 +315,12 @@ int startup_role(struct node *n, struct err *e)
         sequencer_set_epoch(n->sequencer, MAX(epochs_current(n->epochs).epoch, rlog_last(n->rlog).epoch));
         if (!rc)
             atomic_store(&n->role, NODE_PRIMARY);
+    } else if (!strcmp(name, n->config->node) && epochs_current(n->epochs).epoch) {
+        /* It was primary when it ended, and applications may have committed what is not captured yet. That goes into the log, in the old epoch, before
+         * anything of the new primary is applied over it. */
+        sequencer_set_epoch(n->sequencer, MAX(epochs_current(n->epochs).epoch, rlog_last(n->rlog).epoch));
+        atomic_store(&n->role, NODE_HANDING_OVER);
+        rc = 0;
     } else {
         rc = list_pending(n, e);
         if (!rc) {
@@ -323,6 +329,21 @@ int startup_role(struct node *n, struct err *e)
         }
     }
     return rc;
+}
+
+void startup_step_down(struct node *n)
+{
+    char name[128], url[256];
+    struct err e;
+    if (node_role(n) != NODE_HANDING_OVER)
+        return;
+    log_info("startup", "this node was primary when it ended, and is not any more: capturing what was committed here");
+    while (takeover_fence(n, now_ns() + 2000000000u, &e) && !atomic_load(&n->stopping))
+        node_warn(n, "stepping down: %s", e.text);
+    node_warn(n, NULL);
+    node_primary(n, name, url);
+    bool known = strcmp(name, n->config->node) != 0;
+    takeover_follow(n, known ? name : "", known ? url : "", 0);
 }
 
 void startup_close(struct node *n)

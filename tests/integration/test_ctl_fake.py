@@ -21,7 +21,7 @@ from fake_nodes import CTL, LOCAL, NO, OK, REFUSED, ROOT, UNREACHABLE, USAGE, Ct
 class General(CtlTest):
     def test_help_lists_every_command(self):
         out = self.ctl(None, "help")
-        for command in ("status", "promote", "databases", "verify", "log", "import", "export", "wait", "version", "help"):
+        for command in ("status", "promote", "databases", "verify", "log", "import", "export", "quarantine", "wait", "version", "help"):
             self.assertRegex(out, rf"(?m)^  {command} +\S")
             text = self.ctl(None, "help", command)
             self.assertIn(f"Usage: edgefs-ctl {command}", text)

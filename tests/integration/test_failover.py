@@ -50,12 +50,13 @@ class Failover(EdgeTest):
             behind, ahead = [n for n in cluster.nodes if n is not primary]
             for i in range(20):
                 primary.sql("load.db", "INSERT INTO t (w, s) VALUES (1, ?)", (i,))
-            wait_until(lambda: all(n.lsn() == primary.lsn() for n in (behind, ahead)), 10, "both have it")
+            for n in (behind, ahead):
+                wait_until(lambda n=n: n.sql("load.db", "SELECT count(*) FROM t") == [(20,)], 10, "both have it")
             os.kill(behind.pid("replicator"), signal.SIGSTOP)  # it stays behind: more than its socket takes
             try:
                 for i in range(20, 40):
                     primary.sql("load.db", "INSERT INTO t (w, s, pad) VALUES (1, ?, ?)", (i, os.urandom(1000000).hex()))
-                wait_until(lambda: ahead.lsn() == primary.lsn(), 10, "one has all")
+                wait_until(lambda: ahead.sql("load.db", "SELECT count(*) FROM t") == [(40,)], 20, "one has all")
                 epoch = primary.status()["epoch"]
                 primary.kill_all()
             finally:
@@ -208,19 +209,19 @@ class Failover(EdgeTest):
                 primary.sql("load.db", "INSERT INTO t (w, s, pad) VALUES (1, ?, 'nobody else has it')", (i,))
                 primary.sql("dir/two.db", "INSERT INTO t (w, s) VALUES (1, ?)", (i,))
             harness.make_load_db(primary, "only-here.db")
-            fork = wait_until(lambda: (lsn := primary.lsn()) and lsn, 5, "captured")
-            primary.kill_all()
+            primary.sql("load.db", "INSERT INTO t (w, s, pad) VALUES (1, 9, 'nobody else has it')")
+            primary.kill_all()  # the last of it is not captured yet, perhaps
             other.start()
             wait_until(lambda: other.status()["role"] == "primary", 20, "the other takes over")
             other.sql("load.db", "INSERT INTO t (w, s, pad) VALUES (2, 1, 'the new history')")
             primary.start()
             wait_followers(cluster, other)
+            wait_until(lambda: primary.lsn() == other.lsn(), 20, "the old primary has taken over the new history")
             cluster.sync()
             cluster.identical()
             self.assertFalse(os.path.exists(primary.path("only-here.db")))
             kept = json.loads(harness.ctl(primary, "quarantine", "ls", "--json"))["quarantine"]
             self.assertEqual({k["name"] for k in kept}, {"load.db", "dir/two.db", "only-here.db"}, kept)
-            self.assertTrue(all(k["lsn"] <= fork or k["kind"] == "database" for k in kept), kept)
             self.assertEqual(json.loads(harness.ctl(other, "quarantine", "ls", "--json"))["quarantine"], [])
             # The rows are in there: an LTX page holds them, LZ4 leaves such a text as it is.
             record = max((k for k in kept if k["name"] == "load.db"), key=lambda k: k["lsn"])
