@@ -3,7 +3,8 @@
 #   make check      install what is missing, build, run all tests; ends with "N passed, N failed"
 #   make demo       install what is missing, build, run the main job end to end (KEEP=1 leaves it running)
 #   make bench      benchmarks, each row paired with a plain directory; writes bench/RESULTS.md
-#   make check-long longer campaigns of the same tests
+#   make check-long longer campaigns of the same tests, and SQLite's veryquick set on the mount
+#   make check-sqlite  SQLite's own test suite on the mount against a plain directory (ARGS=… for scripts/check-sqlite)
 #   make install    PREFIX=/usr/local
 # make SAN=1 builds with ASan and UBSan into build-san/; make TSAN=1 with TSan into build-tsan/.
 
@@ -55,7 +56,7 @@ TOOLS      := $(patsubst tests/tools/%.c,$(BUILD)/tools/%,$(TOOL_SRC)) $(BUILD)/
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all programs units benches tools check check-long check-unit check-unit-san demo bench install deps clean format tidy
+.PHONY: all programs units benches tools check check-long check-sqlite check-unit check-unit-san demo bench install deps clean format tidy
 
 all: programs
 programs: $(PROGRAMS)
@@ -112,6 +113,11 @@ check: deps
 
 check-long: deps
 	LONG=1 scripts/check
+	scripts/check-sqlite --set veryquick
+
+check-sqlite: deps
+	$(MAKE) programs
+	scripts/check-sqlite $(ARGS)
 
 demo: deps
 	$(MAKE) programs

@@ -1,0 +1,104 @@
+"""The databases that a test left behind, as they lie on the primary and on the replica: read without any of the product's code."""
+
+import os
+import struct
+
+COMPANIONS = ("-wal", "-shm", "-journal")
+MAGIC = b"SQLite format 3\0"
+
+
+def files_below(folder, sub):
+    """Names relative to `folder` of the files below folder/sub, without companions of files that are there and EdgeFS's own."""
+    found = []
+    for where, _, files in os.walk(os.path.join(folder, sub)):
+        for file in files:
+            companion = any(file.endswith(c) and file[:-len(c)] in files for c in COMPANIONS)
+            if not companion and not file.startswith((".edgefs-", ".fuse_hidden")):
+                found.append(os.path.relpath(os.path.join(where, file), folder))
+    return sorted(found)
+
+
+def read(path):
+    try:
+        with open(path, "rb") as f:
+            return f.read()
+    except FileNotFoundError:
+        return None
+
+
+def checksum(data, order, s0, s1):
+    """SQLite's cumulative WAL checksum (file format, section 4.2)."""
+    words = struct.unpack(f"{order}{len(data) // 4}I", data)
+    for i in range(0, len(words), 2):
+        s0 = (s0 + words[i] + s1) & 0xFFFFFFFF
+        s1 = (s1 + words[i + 1] + s0) & 0xFFFFFFFF
+    return s0, s1
+
+
+def wal_pages(wal):
+    """(page size, {page number: content}, database size in pages) of the committed frames of a WAL file, or None."""
+    if wal is None or len(wal) < 32:
+        return None
+    magic, _, size = struct.unpack(">3I", wal[:12])
+    if magic not in (0x377F0682, 0x377F0683) or size < 512 or size > 65536 or size & (size - 1):
+        return None
+    order = ">" if magic & 1 else "<"
+    s = checksum(wal[:24], order, 0, 0)
+    if s != struct.unpack(">2I", wal[24:32]):
+        return None
+    salts, at, pending, pages, commit = wal[16:24], 32, {}, {}, None
+    while at + 24 + size <= len(wal):
+        head, content = wal[at:at + 24], wal[at + 24:at + 24 + size]
+        number, after = struct.unpack(">2I", head[:8])
+        s = checksum(content, order, *checksum(head[:8], order, *s))
+        if head[8:16] != salts or s != struct.unpack(">2I", head[16:24]) or number == 0:
+            break
+        pending[number] = content
+        if after:
+            pages.update(pending)
+            pending, commit = {}, after
+        at += 24 + size
+    return (size, pages, commit) if commit else None
+
+
+def page_size(data):
+    """What the header of a database says, or 0."""
+    if len(data) < 100 or not data.startswith(MAGIC):
+        return 0
+    size = struct.unpack(">H", data[16:18])[0]
+    size = 65536 if size == 1 else size
+    return size if size >= 512 and size & (size - 1) == 0 else 0
+
+
+def content(folder, name):
+    """What a reader sees: the bytes of the database file with the committed frames of its WAL laid over it. None: no such file.
+
+    A file that ends in the middle of a page (a backup of an empty database over one with larger pages leaves such a file) is read by
+    SQLite as if zeros followed (pager.c, readDbPage), so it counts as if they did."""
+    path = os.path.join(folder, name)
+    data = read(path)
+    if data is None:
+        return None
+    wal = wal_pages(read(path + "-wal"))
+    if not wal:
+        size = page_size(data)
+        return data.ljust(-(-len(data) // size) * size, b"\0") if size else data
+    size, pages, commit = wal
+    out = bytearray(data[:commit * size].ljust(commit * size, b"\0"))
+    for number, page in pages.items():
+        if number <= commit:
+            out[(number - 1) * size:number * size] = page
+    return bytes(out)
+
+
+def hot_journal(folder, name):
+    """Whether a rollback journal with a valid header lies beside the database: until somebody recovers it, it is not the state."""
+    journal = read(os.path.join(folder, name + "-journal"))
+    return bool(journal) and journal.startswith(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7")
+
+
+def first_difference(one, two):
+    if len(one) != len(two):
+        return f"{len(one)} and {len(two)} bytes"
+    at = next(i for i, (a, b) in enumerate(zip(one, two)) if a != b)
+    return f"first at byte {at} of {len(one)}, {sum(1 for a, b in zip(one, two) if a != b)} bytes"
