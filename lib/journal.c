@@ -138,3 +138,8 @@ int journal_next(struct journal *j, uint32_t *pgno, const uint8_t **page, struct
     *page = p + 4;
     return 1;
 }
+
+int64_t journal_page_at(const struct journal *j)
+{
+    return j->at - (int64_t)j->h.page_size - 4;
+}

@@ -43,5 +43,7 @@ int journal_begin(struct journal *j, journal_read_fn *read, void *ctx, struct jo
 /* The next record: 1, with *page valid until the next call; 0: that were all; -errno. A record that is torn, or that SQLite would not play back, ends the
  * journal. Page numbers are as in the file: not 0 and not the lock page, but perhaps beyond the database. */
 int journal_next(struct journal *j, uint32_t *pgno, const uint8_t **page, struct err *e);
+/* Offset in the file of the page that journal_next gave last. */
+int64_t journal_page_at(const struct journal *j);
 
 #endif

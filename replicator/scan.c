@@ -3,6 +3,7 @@
 #include "lib/crc.h"
 #include "lib/log.h"
 #include "lib/util.h"
+#include "replicator/leftover.h"
 #include "replicator/walframes.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -25,7 +26,16 @@ struct scan {
     uint32_t page_size, commit;
     struct walindex_header head; /* WAL: state M */
     uint32_t *frame_of;          /* without a wal-index: newest frame ≤ M of each page, page 1 first */
+    struct leftover *left;       /* a hot journal, whose pages are the state; NULL: there is none */
+    bool not_hot;                /* there is a journal that nobody will roll back */
 };
+
+/* Whether the files beside a database are an application's to use. Otherwise nobody but us can recover it: on a replica all others are fenced. */
+static bool is_primary(const struct scan *s)
+{
+    enum node_role role = node_role(s->node);
+    return role == NODE_PRIMARY || role == NODE_HANDING_OVER;
+}
 
 /* libsqlite3 recovers the database: a hot journal, a WAL without a wal-index. */
 static int recover_and_pin(struct scan *s, struct err *e)
@@ -286,7 +296,8 @@ static int stamp_file(struct scan *s, struct stamp *t, struct err *e)
     return 0;
 }
 
-/* A journal that is nobody's is hot: libsqlite3 rolls it back. *going_on: there is one, and it is somebody's. */
+/* A journal that is nobody's is hot: libsqlite3 rolls it back on a replica; on a primary the next run reads what it stands for. *going_on: there is
+ * one, and it is somebody's. */
 static int recover_if_hot(struct scan *s, bool *going_on, struct err *e)
 {
     *going_on = false;
@@ -295,6 +306,8 @@ static int recover_if_hot(struct scan *s, bool *going_on, struct err *e)
     *going_on = write_locked(s, DBLOCK_RESERVED, 1);
     if (*going_on)
         return 0;
+    if (is_primary(s))
+        return s->not_hot ? 0 : err_set(e, ERR_AGAIN_LATER, "%s has a hot journal now", s->db->name);
     int rc = recover_and_pin(s, e);
     sqlite3_close(s->conn);
     s->conn = NULL;
@@ -339,7 +352,8 @@ static int scan_file(struct scan *s, struct scan_result *r, struct err *e)
     struct stamp before, after;
     struct dbfile_header h;
     off_t size;
-    s->lock_fd = openat(s->node->mount_fd, s->db->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (s->lock_fd < 0)
+        s->lock_fd = openat(s->node->mount_fd, s->db->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (s->lock_fd < 0)
         return err_errno(e, errno, "open %s", s->db->name);
     bool going_on;
@@ -369,21 +383,86 @@ static int scan_file(struct scan *s, struct scan_result *r, struct err *e)
 
 /* A WAL with frames: its wal-index says what they are. Without a valid one (nobody has it open) libsqlite3 makes it first, and its connection
  * stays open, so that the WAL is not taken away. */
-static int scan_with_wal(struct scan *s, struct scan_result *r, off_t size, struct err *e)
+static int scan_with_wal(struct scan *s, struct scan_result *r, struct err *e)
 {
+    struct dbfile_header h;
+    off_t size;
     int rc = hold_wal(s, e);
     bool no_index = s->view.no_index;
-    if (rc == ERR_AGAIN_LATER) {
+    if (rc == ERR_AGAIN_LATER && (no_index || !is_primary(s))) {
         walview_close_held(&s->view);
-        rc = recover_and_pin(s, e);
-        if (rc == ERR_AGAIN_LATER && no_index) /* locking_mode=EXCLUSIVE: the frames themselves tell */
-            return walview_open_frames(s->node, s->db, &s->view, e) ? ERR_AGAIN_LATER : scan_wal(s, r, size, e);
-        if (!rc)
+        /* On a primary whoever opens it next must meet no lock of ours; and with locking_mode=EXCLUSIVE there is no wal-index to be had. */
+        bool by_frames = no_index && is_primary(s);
+        rc = by_frames ? ERR_AGAIN_LATER : recover_and_pin(s, e);
+        if (rc == ERR_AGAIN_LATER && no_index) { /* the frames themselves tell */
+            rc = walview_open_frames(s->node, s->db, &s->view, e) ? ERR_AGAIN_LATER : 0;
+        } else if (!rc) {
             sqlite3_exec(s->conn, "COMMIT", NULL, NULL, NULL);
-        if (!rc)
             rc = hold_wal(s, e);
+        }
     }
+    /* Only now: until it was held, a checkpoint may have made the file another one. */
+    if (!rc)
+        rc = read_header(s, &h, &size, e);
+    if (!rc && h.page_size != s->page_size)
+        rc = err_set(e, ERR_AGAIN_LATER, "%s has another page size now", s->db->name);
     return rc ? rc : scan_wal(s, r, size, e);
+}
+
+/* ---- with a hot journal, on a primary ---- */
+
+static int find_leftover(struct scan *s, struct err *e)
+{
+    if (!is_primary(s) || !journal_is_live(s))
+        return 0;
+    s->lock_fd = openat(s->node->mount_fd, s->db->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (s->lock_fd < 0)
+        return err_errno(e, errno, "open %s", s->db->name);
+    if (write_locked(s, DBLOCK_RESERVED, 1))
+        return 0; /* a transaction is using it */
+    int rc = leftover_journal(s->node, s->db->name, &s->left, e);
+    s->not_hot = !rc && !s->left;
+    return rc;
+}
+
+static int sum_leftover(void *ctx, uint32_t pgno, const void *page)
+{
+    struct scan_result *r = ctx;
+    if (pgno <= r->commit)
+        r->sums[pgno - 1] = pgno == lock_pgno(r->page_size) ? 0 : page_checksum(pgno, page, r->page_size);
+    return 0;
+}
+
+static bool left_alone(struct scan *s)
+{
+    return !write_locked(s, DBLOCK_RESERVED, 1) && !write_locked(s, DBLOCK_PENDING, 1) &&
+           !write_locked(s, DBLOCK_SHARED_FIRST, DBLOCK_SHARED_SIZE) && leftover_unchanged(s->left);
+}
+
+static int scan_left(struct scan *s, struct scan_result *r, struct err *e)
+{
+    struct filestamp before = database_stamp(s->node->db_fd, s->db->name);
+    s->page_size = r->page_size = leftover_page_size(s->left);
+    s->commit = r->commit = leftover_page_count(s->left);
+    r->sums = calloc(s->commit ? s->commit : 1, sizeof *r->sums);
+    if (!r->sums)
+        return err_errno(e, ENOMEM, "checksums of %u pages", s->commit);
+    int rc = sum_file(s, s->commit, r->sums, e);
+    if (!rc)
+        rc = leftover_each(s->left, sum_leftover, r, e);
+    struct filestamp after = database_stamp(s->node->db_fd, s->db->name);
+    if (!rc && (!left_alone(s) || !filestamp_same(&before, &after)))
+        rc = err_set(e, ERR_AGAIN_LATER, "%s: somebody uses it again", s->db->name);
+    struct dbfile_header h;
+    _cleanup_free_ uint8_t *page = malloc(s->page_size);
+    if (!rc && !page)
+        rc = err_errno(e, ENOMEM, "scan");
+    if (!rc && s->commit)
+        rc = scan_page(s, 1, page, e);
+    if (!rc && s->commit && dbfile_header_decode(page, s->page_size, &h))
+        rc = err_set(e, ERR_NOT_DATABASE, "%s is not an SQLite database", s->db->name);
+    r->wal_mode = !rc && s->commit && h.write_version == 2;
+    return rc;
 }
 
 int scan_open(struct node *n, struct database *db, enum scan_lock lock, struct scan **out, struct scan_result *r, struct err *e)
@@ -394,10 +473,14 @@ int scan_open(struct node *n, struct database *db, enum scan_lock lock, struct s
         return err_errno(e, ENOMEM, "scan");
     *s = (struct scan){.node = n, .db = db, .db_fd = -1, .lock_fd = -1, .lock = lock, .view = {.shm_fd = -1, .wal_fd = -1}};
     pthread_mutex_lock(&db->sqlite);
-    struct dbfile_header h;
+    struct dbfile_header h = {.page_size = 512};
     off_t size = 0;
     s->db_fd = openat(n->db_fd, db->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     int rc = s->db_fd < 0 ? err_errno(e, errno, "open %s", db->name) : read_header(s, &h, &size, e);
+    if (size > 0 && (!rc || rc == ERR_NOT_DATABASE)) { /* with a hot journal what the file begins with does not count */
+        int left = find_leftover(s, e);
+        rc = left ? left : s->left ? 0 : rc;
+    }
     if (rc)
         goto fail;
     if (size == 0) {
@@ -406,11 +489,11 @@ int scan_open(struct node *n, struct database *db, enum scan_lock lock, struct s
         return 0;
     }
     s->page_size = h.page_size;
-    s->wal = h.write_version == 2 && wal_has_frames(s);
-    rc = s->wal ? scan_with_wal(s, r, size, e) : scan_file(s, r, e);
+    r->wal_mode = h.write_version == 2;
+    s->wal = !s->left && h.write_version == 2 && wal_has_frames(s);
+    rc = s->left ? scan_left(s, r, e) : s->wal ? scan_with_wal(s, r, e) : scan_file(s, r, e);
     if (rc)
         goto fail;
-    r->wal_mode = h.write_version == 2;
     r->wal_held = s->wal && s->view.index;
     r->page_size = s->page_size;
     r->commit = s->commit;
@@ -434,6 +517,11 @@ int scan_page(struct scan *s, uint32_t pgno, void *buf, struct err *e)
             return -EIO;
         if (f)
             return read_frame(s, f, buf, e);
+    }
+    if (s->left) {
+        int rc = leftover_page(s->left, pgno, buf, e);
+        if (rc)
+            return MIN(rc, 0);
     }
     ssize_t n = pread(s->db_fd, buf, s->page_size, (off_t)(pgno - 1) * s->page_size);
     if (n < 0)
@@ -461,6 +549,7 @@ void scan_close(struct scan *s)
     sqlite3_close(s->conn);
     walview_close_held(&s->view);
     free(s->frame_of);
+    leftover_close(s->left);
     if (s->lock_fd >= 0)
         close(s->lock_fd);
     if (s->db_fd >= 0)

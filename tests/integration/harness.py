@@ -757,6 +757,11 @@ def read(path):
         return ""
 
 
+def read_bytes(path):
+    with open(path, "rb") as f:
+        return f.read()
+
+
 class Session:
     """An SQLite connection in a process of its own, one statement at a time: what an application with a long-lived
     connection looks like. A context manager."""

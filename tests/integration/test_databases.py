@@ -22,6 +22,25 @@ def fill(node, name, rows=200, pragmas=(), sync="NORMAL"):
 
 @both_modes
 class Databases(EdgeTest):
+    def test_changes_in_directories_made_a_moment_before_are_noticed(self):
+        with Cluster(2, self.passthrough) as cluster:
+            a, b = cluster.nodes
+            opened = []
+            try:
+                for i in range(100):
+                    os.mkdir(a.path(f"d{i}"))
+                    opened.append(sqlite3.connect(a.path(f"d{i}/x.db"), isolation_level=None))
+                    opened[i].execute("PRAGMA journal_mode = WAL")
+                    opened[i].execute("CREATE TABLE t (x)")
+                cluster.sync()
+                for db in opened:  # open files and mapped wal-indexes: nothing but the write itself tells of this
+                    db.execute("INSERT INTO t VALUES (1)")
+                cluster.sync()
+                self.assertEqual([b.sql(f"d{i}/x.db", "SELECT x FROM t") for i in range(100)], [[(1,)]] * 100)
+            finally:
+                for db in opened:
+                    db.close()
+
     def test_created_and_deleted_while_replicating(self):
         with Cluster(2, self.passthrough) as cluster:
             a, b = cluster.nodes

@@ -1,18 +1,22 @@
 """The databases that a test left behind, as they lie on the primary and on the replica: read without any of the product's code."""
 
+import contextlib
 import os
+import shutil
+import sqlite3
 import struct
+import tempfile
 
 COMPANIONS = ("-wal", "-shm", "-journal")
 MAGIC = b"SQLite format 3\0"
 
 
 def files_below(folder, sub):
-    """Names relative to `folder` of the files below folder/sub, without companions of files that are there and EdgeFS's own."""
+    """Names relative to `folder` of the files below folder/sub, without companions (-wal, -shm, -journal) and EdgeFS's own."""
     found = []
     for where, _, files in os.walk(os.path.join(folder, sub)):
         for file in files:
-            companion = any(file.endswith(c) and file[:-len(c)] in files for c in COMPANIONS)
+            companion = file.endswith(COMPANIONS)
             if not companion and not file.startswith((".edgefs-", ".fuse_hidden")):
                 found.append(os.path.relpath(os.path.join(where, file), folder))
     return sorted(found)
@@ -79,6 +83,8 @@ def content(folder, name):
     data = read(path)
     if data is None:
         return None
+    if hot_journal(folder, name):
+        return rolled_back(path, data)
     wal = wal_pages(read(path + "-wal"))
     if not wal:
         size = page_size(data)
@@ -95,6 +101,25 @@ def hot_journal(folder, name):
     """Whether a rollback journal with a valid header lies beside the database: until somebody recovers it, it is not the state."""
     journal = read(os.path.join(folder, name + "-journal"))
     return bool(journal) and journal.startswith(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7")
+
+
+def rolled_back(path, data):
+    """What SQLite makes of a copy of the database and its hot journal. (A super-journal is named by its full path in it.)"""
+    with tempfile.TemporaryDirectory(prefix="efs-rollback-") as folder:
+        copy = os.path.join(folder, "db")
+        for suffix in ("", "-journal"):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copy(path + suffix, copy + suffix)
+        conn = sqlite3.connect(copy)
+        try:
+            conn.execute("PRAGMA schema_version").fetchall()
+        except sqlite3.DatabaseError:
+            pass  # damaged before the transaction, too: the rollback is done all the same
+        finally:
+            conn.close()
+        data = read(copy) or b""
+    size = page_size(data)
+    return data.ljust(-(-len(data) // size) * size, b"\0") if size else data
 
 
 def first_difference(one, two):

@@ -222,8 +222,6 @@ def compare_one(name, here, there, entry, other):
     said = f"primary says {brief(entry)}, replica says {brief(other)}"
     if mine is None:
         return "different", f"only on the replica; {said}"
-    if copies.hot_journal(here, name):
-        return "different", f"nobody recovered its journal; {said}"
     if entry and entry["kind"] == "other":
         return ("local", f"{len(mine)} bytes") if theirs is None else ("different", f"not replicated, and the replica has one; {said}")
     if theirs is None:
