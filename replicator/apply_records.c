@@ -41,8 +41,7 @@ struct apply {
     unsigned records;
     uint64_t last_lsn; /* of the last record added */
     uint64_t retry_ns;
-    bool any_blocked;
-    bool soon; /* … and one of them only for readers that are about to leave */
+    bool soon; /* of those that wait, one does so only for readers that are about to leave */
     uint8_t *payload; /* of a record that is read back from the log; APPLY_IN_MEMORY bytes, allocated when first needed */
 };
 
@@ -103,7 +102,6 @@ void apply_needs_image(struct node *n, struct database *db, uint64_t lsn, const 
 
 static void block(struct apply *a, struct database *db, uint64_t lsn, int rc, const char *why)
 {
-    a->any_blocked = true;
     pthread_mutex_lock(&db->lock);
     if (!db->pending || lsn < db->pending)
         database_set_pending(a->node->databases, db, lsn);
@@ -131,12 +129,7 @@ uint64_t apply_lowest_pending(struct node *n)
 
 static void set_applied(struct apply *a)
 {
-    uint64_t applied = a->last_lsn;
-    if (a->any_blocked) {
-        uint64_t low = apply_lowest_pending(a->node);
-        a->any_blocked = low != UINT64_MAX;
-        applied = MIN(applied, low - 1);
-    }
+    uint64_t applied = MIN(a->last_lsn, apply_lowest_pending(a->node) - 1);
     if (applied) {
         atomic_store(&a->node->applied, applied);
         position_server_moved(a->node->positions);
@@ -403,7 +396,6 @@ static int rename_without(struct apply *a, struct database *from, struct databas
     pthread_mutex_lock(&to->lock);
     if (!rc && database_dbstate(to)->lsn <= lsn) {
         apply_needs_image(a->node, to, lsn, "it was renamed from one that is not here: waiting for an image");
-        a->any_blocked = true;
     }
     pthread_mutex_unlock(&to->lock);
     return rc;
@@ -442,7 +434,6 @@ static int rename_record(struct apply *a, struct database *from, const struct re
         database_set_pending(a->node->databases, to, lsn + 1);
         if (to->state == DATABASE_IMAGE)
             database_mark(to, DATABASE_WAITING, "the log is being applied");
-        a->any_blocked = true;
     }
     pthread_mutex_unlock(&to->lock);
     return 0;
@@ -537,9 +528,14 @@ bool apply_records_full(const struct apply *a)
     return a->bytes >= BATCH_BYTES || a->records >= BATCH_RECORDS;
 }
 
+static bool any_waits(const struct apply *a)
+{
+    return apply_lowest_pending(a->node) != UINT64_MAX; /* the image's thread makes databases wait, too */
+}
+
 int apply_records_wait_ms(const struct apply *a)
 {
-    return !a->any_blocked ? -1 : (int)((a->soon ? RETRY_SOON_NS : RETRY_NS) / 1000000u);
+    return !any_waits(a) ? -1 : (int)((a->soon ? RETRY_SOON_NS : RETRY_NS) / 1000000u);
 }
 
 void apply_records_flush(struct apply *a)
@@ -664,7 +660,7 @@ void apply_records_retry(struct apply *a)
 {
     struct err e;
     size_t n;
-    if (!a->any_blocked || now_ns() < a->retry_ns)
+    if (!any_waits(a) || now_ns() < a->retry_ns)
         return;
     apply_records_flush(a);
     a->soon = false;
@@ -738,7 +734,6 @@ void apply_records_recover(struct apply *a)
 {
     struct position last = rlog_last(a->node->rlog);
     a->last_lsn = last.lsn;
-    a->any_blocked = true;
     a->retry_ns = 0;
     apply_records_retry(a);
     set_applied(a);
@@ -765,7 +760,6 @@ void apply_records_reset(struct apply *a, uint64_t lsn)
 {
     apply_records_flush(a);
     a->last_lsn = lsn;
-    a->any_blocked = true;
     databases_each(a->node->databases, wait_for_image, &(struct reset){a->node, lsn});
     set_applied(a);
 }

@@ -314,13 +314,19 @@ static int run_patiently(struct fetch *f, const struct apply_tx *tx, struct err 
     return rc;
 }
 
+static bool wants_image_locked(const struct database *db)
+{
+    return db->state == DATABASE_IMAGE || (db->state == DATABASE_UNKNOWN && db->pending);
+}
+
 static int install(struct fetch *f, struct err *e)
 {
     struct node *n = f->c->node;
     struct database *db = f->db;
     pthread_mutex_lock(&db->sqlite);
     pthread_mutex_lock(&db->lock);
-    int rc = database_load(n->databases, db, e);
+    /* Removed meanwhile, or brought up by the log? Then this image is of yesterday. */
+    int rc = wants_image_locked(db) ? database_load(n->databases, db, e) : err_set(e, -ECANCELED, "%s needs no image any more", db->name);
     bool fresh = faccessat(n->db_fd, db->name, F_OK, AT_SYMLINK_NOFOLLOW) != 0;
     if (!rc && fresh)
         rc = install_new(f, e);
@@ -466,7 +472,7 @@ static int fetch_image(struct image_client *c, struct database *db, struct err *
 static bool wants_image(struct database *db)
 {
     pthread_mutex_lock(&db->lock);
-    bool wants = db->state == DATABASE_IMAGE || (db->state == DATABASE_UNKNOWN && db->pending);
+    bool wants = wants_image_locked(db);
     pthread_mutex_unlock(&db->lock);
     return wants;
 }
