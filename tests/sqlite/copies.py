@@ -74,11 +74,20 @@ def page_size(data):
     return size if size >= 512 and size & (size - 1) == 0 else 0
 
 
-def content(folder, name):
-    """What a reader sees: the bytes of the database file with the committed frames of its WAL laid over it. None: no such file.
+def as_read(data):
+    """The file as SQLite reads it. One that ends in the middle of a page (a backup of an empty database over one with larger pages leaves such
+    a file) counts as if zeros followed (pager.c, readDbPage); what lies beyond the size that its header gives, if that is valid, is no part
+    of it (btree.c, lockBtree; file format 1.3.7)."""
+    size = page_size(data)
+    if not size:
+        return data
+    pages, counter, valid_for = (struct.unpack(">I", data[at:at + 4])[0] for at in (28, 24, 92))
+    whole = -(-len(data) // size)
+    return data.ljust(whole * size, b"\0")[:(pages if counter == valid_for and 0 < pages < whole else whole) * size]
 
-    A file that ends in the middle of a page (a backup of an empty database over one with larger pages leaves such a file) is read by
-    SQLite as if zeros followed (pager.c, readDbPage), so it counts as if they did."""
+
+def content(folder, name):
+    """What a reader sees: the bytes of the database file with the committed frames of its WAL laid over it. None: no such file."""
     path = os.path.join(folder, name)
     data = read(path)
     if data is None:
@@ -87,8 +96,7 @@ def content(folder, name):
         return rolled_back(path, data)
     wal = wal_pages(read(path + "-wal"))
     if not wal:
-        size = page_size(data)
-        return data.ljust(-(-len(data) // size) * size, b"\0") if size else data
+        return as_read(data)
     size, pages, commit = wal
     out = bytearray(data[:commit * size].ljust(commit * size, b"\0"))
     for number, page in pages.items():
@@ -117,9 +125,7 @@ def rolled_back(path, data):
             pass  # damaged before the transaction, too: the rollback is done all the same
         finally:
             conn.close()
-        data = read(copy) or b""
-    size = page_size(data)
-    return data.ljust(-(-len(data) // size) * size, b"\0") if size else data
+        return as_read(read(copy) or b"")
 
 
 def first_difference(one, two):
