@@ -175,8 +175,10 @@ static void settle(struct capture *c, struct capture_file *cf, const struct wali
     bool whole = cf->view.index ? walindex_backfilled(cf->view.index) >= h->max_frame : cf->covered == h->max_frame;
     struct filestamp now = whole ? database_stamp(c->node->db_fd, cf->db->name) : (struct filestamp){0};
     database_settle(c->node->databases, cf->db, &now);
-    if (!whole) /* somebody has taken it away who is not SQLite */
+    if (!whole) { /* somebody has taken it away who is not SQLite */
         cf->diff_ns = now_ns();
+        cf->suspect = true;
+    }
 }
 
 /* The view's WAL is no longer NAME-wal. Everything in it was checkpointed by whoever removed it. */
@@ -287,12 +289,17 @@ void capture_wal_vanishes(struct capture *c, struct capture_file *cf)
         }
     } else if (cf->mode == CAPTURE_DIFFING) {
         cf->diff_again = true;
+        cf->suspect = true;
     } else {
         struct err e; /* opened and closed again before it could be mapped */
         cf->mode = CAPTURE_IDLE;
         if (database_load(c->node->databases, cf->db, &e) || database_dbstate(cf->db)->wal_frame ||
-            capture_wal_closed(c->wal, c->node, cf->db, &e))
+            capture_wal_closed(c->wal, c->node, cf->db, &e)) {
+            /* Nothing but the comparison will tell: in WAL mode the change counter, from which a journal proves that nothing was missed, stands
+             * still (file format §1.3.5). */
+            cf->suspect = true;
             cf->diff_ns = now_ns();
+        }
     }
     if (cf->diff_ns)
         capture_touch(c, cf);
@@ -330,8 +337,8 @@ void capture_journal_ends(struct capture *c, struct capture_file *cf)
     int rc = in_wal ? 1 : capture_journal_run(c->journal, c->node, db, cf->suspect, &proof, &e);
     if (rc == 0) { /* events about what the transaction wrote find the file as it was captured here */
         struct filestamp now = database_stamp(c->node->db_fd, db->name);
-        database_settle(c->node->databases, db, &now);
         cf->suspect &= proof != JOURNAL_WHOLE;
+        database_settle(c->node->databases, db, cf->suspect ? NULL : &now);
         cf->check_at_close |= proof == JOURNAL_UNPROVEN;
     }
     if (rc == 0 && !cf->suspect) {
