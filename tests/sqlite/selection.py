@@ -22,7 +22,7 @@ CONCERNS_FILES = ["wal*.test", "pager*.test", "journal*.test", "jrnlmode*.test",
 
 QUICK = ["walbak.test", "walcksum.test", "walnoshm.test", "pager3.test", "journal1.test", "journal2.test", "jrnlmode2.test",
          "lock.test", "lock3.test", "trans3.test", "vacuum.test", "vacuum2.test", "exclusive.test", "attach.test", "savepoint2.test",
-         "backup2.test", "mmap2.test", "crash8.test"]
+         "backup2.test", "mmap2.test", "crash2.test"]
 
 # They repeat each step with its Nth allocation, read or write failing, or crash again and again: minutes each. They come last.
 SLOW = ["*malloc*", "*ioerr*", "*fault*", "*crash*", "*_err*", "*fuzz*", "*thread*", "walslow*", "backup.test", "vacuum3.test", "savepoint[46]*",
