@@ -118,8 +118,17 @@ def push(sock, total, digest=None):
     return sent
 
 
-BUFFERS = 32 * MIB  # more than the kernel's socket buffers on both hops
-TOTAL = 96 * MIB
+def socket_buffers(hops=3):
+    """The most that the kernel's buffers can hold on the way: both ends of each hop, as large as they may grow."""
+    most = 0
+    for name in ("tcp_rmem", "tcp_wmem"):
+        with open(f"/proc/sys/net/ipv4/{name}") as f:
+            most += int(f.read().split()[2])
+    return hops * most
+
+
+BUFFERS = socket_buffers() + 8 * MIB
+TOTAL = BUFFERS + 32 * MIB
 
 
 @behaviour(STREAMS, "An application that does not read holds the upload up; nothing is buffered beyond the sockets")
