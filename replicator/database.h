@@ -52,6 +52,7 @@ struct database {
     bool touched;        /* its sidecar may have been written since the process started */
     bool apps_open;      /* applications have it open, as edgefs-fs last said */
     uint64_t pending;    /* replica: LSN of the first record that is in the log and not applied here; 0: none. database_set_pending */
+    uint64_t covered, lacks; /* at start only: pending.c */
     struct database_past *past;
     uint64_t past_count; /* entries ever written; newest at (past_count - 1) % past_size */
     uint32_t past_size;  /* entries of the array, a power of two */

@@ -8,6 +8,7 @@
 #include "lib/util.h"
 #include "replicator/apply_records.h"
 #include "replicator/lease.h"
+#include "replicator/pending.h"
 #include "replicator/lease_etcd.h"
 #include "replicator/takeover.h"
 #include <errno.h>
@@ -118,7 +119,7 @@ static bool mend(struct node *n, struct database *db, uint64_t from, uint64_t to
 }
 
 /* A rename was under way when the process ended: it has happened if the log has the record. On a primary the file had moved before (and may have moved on
- * since); on a replica it is moved after the record, which is applied again if it was not (list_pending). */
+ * since); on a replica it is moved after the record, which is applied again if it was not (pending.c). */
 static void finish_rename(struct node *n, struct database *db, const struct sums_info *info)
 {
     struct err e;
@@ -169,43 +170,6 @@ static int load_sidecar(void *ctx, const struct sums_info *info)
         sums_touch(db->sums, &fresh);
     }
     return 0;
-}
-
-/* The log says that it is gone, and it is: nothing of its life has to be applied again. */
-static void gone_already(struct node *n, struct database *db)
-{
-    if (!database_dbstate(db)->txid && faccessat(n->db_fd, db->name, F_OK, AT_SYMLINK_NOFOLLOW))
-        database_set_pending(n->databases, db, 0);
-}
-
-/* Replica: what the log has and the database has not. */
-static int list_pending(struct node *n, struct err *e)
-{
-    char to[LAYOUT_NAME_MAX + 1];
-    struct database *other;
-    struct rlog_cursor c = {.fd = -1};
-    struct record_head h;
-    int64_t offset;
-    uint64_t first = rlog_first(n->rlog);
-    int rc = first > rlog_last(n->rlog).lsn ? 0 : rlog_seek(n->rlog, first, &c, e);
-    while (!rc && first <= rlog_last(n->rlog).lsn && (rc = rlog_next(n->rlog, &c, &h, &offset, e)) > 0) {
-        rc = 0;
-        struct database *db = h.name_len ? databases_get(n->databases, h.name, e) : NULL;
-        if (db && !db->pending && h.pos.lsn > database_dbstate(db)->lsn)
-            database_set_pending(n->databases, db, h.pos.lsn);
-        if (h.type == RECORD_DROP && db)
-            gone_already(n, db);
-        else if (!apply_rename_target(&h, NULL, c.fd, offset, to) && (other = databases_get(n->databases, to, e))) {
-            if (h.pos.lsn > database_dbstate(other)->lsn && !other->pending)
-                database_set_pending(n->databases, other, h.pos.lsn);
-            else if (h.pos.lsn <= database_dbstate(other)->lsn && db)
-                gone_already(n, db);
-        }
-        if (h.pos.lsn >= rlog_last(n->rlog).lsn)
-            break;
-    }
-    rlog_cursor_close(&c);
-    return rc < 0 ? rc : 0;
 }
 
 static int mark_replica(void *ctx, struct database *db)
@@ -322,7 +286,7 @@ int startup_role(struct node *n, struct err *e)
         atomic_store(&n->role, NODE_HANDING_OVER);
         rc = 0;
     } else {
-        rc = list_pending(n, e);
+        rc = pending_from_log(n, e);
         if (!rc) {
             databases_each(n->databases, mark_replica, n);
             atomic_store(&n->role, NODE_REPLICA);
