@@ -178,7 +178,7 @@ int apply_file_open(struct node *n, struct database *db, struct err *e)
     if (!rc && f->wal)
         rc = open_wal(n, db, f, e);
     if (!rc && f->wal && !database_load(n->databases, db, e))
-        walview_say_size(n, db, f->index, f->fence.shm_fd, true);
+        (void)walview_say_size(n, db, f->index, f->fence.shm_fd, true, false);
     f->open = true;
     pthread_mutex_lock(&list_lock);
     list_first(f);

@@ -15,6 +15,7 @@
 
 #define RETRY_NS 20000000u
 #define SAY_SIZE_NS 50000000u
+#define SAY_SIZE_TRIES 20u
 #define QUIET_ATTEMPTS 10u /* about 3 s */
 #define FREE_ATTEMPTS 6u   /* about 1.3 s: then writers have to wait while it is read, if that does not take long */
 #define INDEX_ATTEMPTS 20u /* 4 ms: whoever has opened a WAL makes its wal-index within that, or keeps it to itself */
@@ -47,12 +48,14 @@ static void attach(struct capture_file *cf, struct walview *v)
 /* worker_fn. Not as soon as the WAL is open: whoever opens it is likely to write next, and must not meet our lock, short as it is held. */
 static void say_size_job(struct node *n, struct database *db, uint64_t arg)
 {
-    (void)arg;
+    bool done = true;
     pthread_mutex_lock(&db->lock);
     struct capture_file *cf = db->capture;
     if (cf->mode == CAPTURE_MAPPED && cf->view_open && cf->view.index)
-        walview_say_size(n, db, cf->view.index, cf->view.shm_fd, false);
+        done = walview_say_size(n, db, cf->view.index, cf->view.shm_fd, false, cf->view.slot4);
     pthread_mutex_unlock(&db->lock);
+    if (!done && arg < SAY_SIZE_TRIES) /* somebody reads or writes now; a writer says it itself */
+        worker_post(n->worker, say_size_job, db, arg + 1, SAY_SIZE_NS);
 }
 
 void capture_map_job(struct node *n, struct database *db, uint64_t attempt)

@@ -180,20 +180,43 @@ static bool file_size_in_pages(const struct node *n, const struct database *db, 
     return *pages > 0;
 }
 
-void walview_say_size(const struct node *n, const struct database *db, struct walindex *index, int shm_fd, bool locked)
+#define READ_SLOTS 5
+
+/* Nobody has a snapshot: who has read the header would find it changed when it begins to write, and get SQLITE_BUSY_SNAPSHOT (wal.c,
+ * sqlite3WalBeginWriteTransaction). And, since a writer needs a read lock first and tries again for that, none meets our write lock and gets SQLITE_BUSY.
+ * The last slot is left out if it is ours: readers take it only when all others are locked. */
+static bool lock_out(int shm_fd, int slots)
+{
+    if (lock_range(shm_fd, F_WRLCK, WALINDEX_READ_LOCK(0), slots))
+        return false;
+    if (!lock_range(shm_fd, F_WRLCK, WALINDEX_WRITE_LOCK, 1))
+        return true;
+    (void)lock_range(shm_fd, F_UNLCK, WALINDEX_READ_LOCK(0), slots);
+    return false;
+}
+
+static void let_in(int shm_fd, int slots)
+{
+    (void)lock_range(shm_fd, F_UNLCK, WALINDEX_WRITE_LOCK, 1);
+    (void)lock_range(shm_fd, F_UNLCK, WALINDEX_READ_LOCK(0), slots);
+}
+
+bool walview_say_size(const struct node *n, const struct database *db, struct walindex *index, int shm_fd, bool fenced, bool slot4_is_ours)
 {
     struct walindex_header h;
     uint32_t page_size, pages;
+    int slots = slot4_is_ours ? READ_SLOTS - 1 : READ_SLOTS;
     if (walindex_read(index, &h) || h.max_frame || h.page_count)
-        return;
-    if (!locked && lock_range(shm_fd, F_WRLCK, WALINDEX_WRITE_LOCK, 1))
-        return; /* a writer is at work, and will say it itself */
+        return true;
+    if (!fenced && !lock_out(shm_fd, slots))
+        return false;
     if (!walindex_read(index, &h) && !h.max_frame && !h.page_count && file_size_in_pages(n, db, &page_size, &pages)) {
         h.page_size = page_size;
         h.page_count = pages;
         h.change++;
         walindex_publish(index, &h);
     }
-    if (!locked)
-        (void)lock_range(shm_fd, F_UNLCK, WALINDEX_WRITE_LOCK, 1);
+    if (!fenced)
+        let_in(shm_fd, slots);
+    return true;
 }

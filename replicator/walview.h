@@ -43,8 +43,9 @@ void walview_release(struct walview *v);
 
 /* An empty WAL whose wal-index does not say how large the database is makes every read transaction ask for the file's size (pager.c,
  * pagerPagecount), which is a round trip to edgefs-fs. So say it: the state is the one that a restart of the WAL leaves behind. Page size and
- * length are those of the file itself. The caller holds WAL_WRITE (locked), or it is tried without waiting; index must be writable. */
-void walview_say_size(const struct node *n, const struct database *db, struct walindex *index, int shm_fd, bool locked);
+ * length are those of the file itself. The caller holds WAL_WRITE as the fence of a replica (fenced: no application begins to write there), or every reader and writer is
+ * locked out for a moment, without waiting. slot4_is_ours: shm_fd holds that slot now. index must be writable. False: somebody reads or writes; try again later. */
+bool walview_say_size(const struct node *n, const struct database *db, struct walindex *index, int shm_fd, bool fenced, bool slot4_is_ours);
 
 /* Reads the WAL file's header into v->header: 0, or ERR_AGAIN_LATER (empty, or being written). */
 int walview_header(struct walview *v);

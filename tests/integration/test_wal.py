@@ -1,6 +1,7 @@
 """The WAL as applications treat it: restarts, checkpoints of every kind, its removal and return."""
 import os
 import struct
+import time
 
 import harness
 from harness import Cluster, EdgeTest, Session, both_modes, rounds, within, wait_until
@@ -16,8 +17,34 @@ def salts(node, name):
         return None
 
 
+def a_shm(node):
+    with open(node.path("load.db-shm"), "rb") as f:
+        return f.read(48)
+
+
 @both_modes
 class Wal(EdgeTest):
+    def test_a_snapshot_of_an_empty_wal_can_become_a_write(self):
+        """Nothing of ours changes the wal-index under a reader: it would get SQLITE_BUSY_SNAPSHOT, which no busy time-out helps against."""
+        with Cluster(1, self.passthrough) as cluster:
+            (a,) = cluster.nodes
+            harness.make_load_db(a)
+            for i in range(5):
+                with a.db("load.db", timeout=0) as db:  # nobody else has it open: its WAL is empty
+                    db.execute("BEGIN")
+                    db.execute("SELECT count(*) FROM t").fetchall()
+                    with open(a.path("load.db-shm"), "rb") as f:
+                        before = f.read(48)
+                        deadline = time.monotonic() + 0.3  # time for what must not happen
+                        while time.monotonic() < deadline and before == os.pread(f.fileno(), 48, 0):
+                            time.sleep(0.01)
+                        self.assertEqual(before, os.pread(f.fileno(), 48, 0), "the wal-index is left alone")
+                    db.execute("INSERT INTO t (w, s) VALUES (1, ?)", (i,))
+                    db.execute("COMMIT")
+            with a.db("load.db", timeout=0) as db:  # without a snapshot it is told how large the database is
+                db.execute("SELECT count(*) FROM t").fetchall()
+                wait_until(lambda: struct.unpack("=I", a_shm(a)[20:24])[0] > 0, 5, "the wal-index says the size")
+
     def test_restarts(self):
         """A WAL that starts again every few transactions, under load."""
         with Cluster(2, self.passthrough) as cluster:
