@@ -54,13 +54,44 @@ static int promote(struct cluster *c, char **url, const char *node, uint64_t tim
     }
 }
 
+/* Asks the node itself: the primary does not answer. */
+static int force(struct cluster *c, const char *node, bool yes)
+{
+    struct err e;
+    struct nodes ns;
+    int status, rc, i = 0;
+    json_t *answer = NULL;
+    if (cluster_nodes(c, &ns, &e))
+        return ctl_fail_err(&e);
+    while (i < ns.n && strcmp(ns.items[i].name, node) != 0)
+        i++;
+    json_t *body = json_pack("{s:s, s:b, s:b}", "node", node, "force", 1, "yes", yes);
+    if (i == ns.n || !ns.items[i].status || !body) {
+        rc = ctl_fail(i == ns.n ? CTL_USAGE : CTL_UNREACHABLE, i == ns.n ? "promote: no node is called %s" : "promote: %s does not answer", node);
+    } else {
+        struct request r = {.method = "POST", .url = ns.items[i].url, .path = "/v1/promote", .body = body};
+        rc = cluster_ask(c, &r, &status, &answer, &e);
+        rc = rc ? ctl_fail_err(&e) : report(answer, node);
+    }
+    json_decref(answer);
+    json_decref(body);
+    nodes_free(&ns);
+    return rc;
+}
+
 static int run(struct cluster *c, int argc, char **argv)
 {
     uint64_t timeout = 10000;
-    const struct option options[] = {{"--timeout", OPTION_DURATION, &timeout, 1, 3600000}};
+    bool forced = false, yes = false;
+    const struct option options[] = {
+        {"--timeout", OPTION_DURATION, &timeout, 1, 3600000}, {"--force", OPTION_FLAG, &forced, 0, 0}, {"--yes", OPTION_FLAG, &yes, 0, 0}};
     int n, rc = options_parse(&cmd_promote, options, ARRAY_SIZE(options), argc, argv, 1, 1, &n);
     if (rc)
         return rc;
+    if (yes && !forced)
+        return ctl_fail(CTL_USAGE, "promote: --yes goes with --force");
+    if (forced)
+        return force(c, argv[1], yes);
     struct err e;
     _cleanup_free_ char *url = NULL;
     if (cluster_primary(c, &url, &e))
@@ -70,11 +101,13 @@ static int run(struct cluster *c, int argc, char **argv)
 
 const struct command cmd_promote = {
     .name = "promote",
-    .usage = "NODE [--timeout 10s]",
+    .usage = "NODE [--timeout 10s] | NODE --force [--yes]",
     .summary = "make another node the primary",
     .help = "The primary stops writes, waits until NODE has everything, and hands over. No transaction is lost; writers with a busy\n"
             "time-out see a pause. If NODE does not catch up in time, all is undone, the old primary goes on, and the exit code is 1.\n"
             "Promoting the node that is primary already does nothing and succeeds.\n\n"
-            "  --timeout TIME  how long NODE may take (default 10s)\n",
+            "  --timeout TIME  how long NODE may take (default 10s)\n"
+            "  --force         the primary is gone: NODE takes over without it. Says what may be lost, and does nothing more …\n"
+            "  --yes           … unless this is given. What only the old primary had goes into its quarantine when it is back\n",
     .run = run,
 };

@@ -71,6 +71,33 @@ static void start(struct api *a, struct http_request *req, const char *target, u
     free(p);
 }
 
+static void force_work(struct call *c)
+{
+    struct promotion_result r;
+    promotion_force(c->api->node, json_is_true(json_object_get(c->body, "yes")), &r);
+    c->status = r.status;
+    if (r.status == 200)
+        c->answer = json_pack("{s:s,s:s,s:I,s:I}", "primary", r.primary, "url", r.url, "epoch", (json_int_t)r.pos.epoch, "lsn", (json_int_t)r.pos.lsn);
+    else
+        err_set(&c->e, -EPERM, "%s", r.text);
+}
+
+/* Takes o. */
+static void start_forced(struct api *a, struct http_request *req, const char *target, json_t *o)
+{
+    struct call *c = NULL;
+    if (!target || strcmp(target, a->node->config->node) != 0)
+        http_reply_error(req, 400, "force is for the node itself: ask that node, with its own name");
+    else
+        c = call_new(a, req, force_work);
+    if (!c) {
+        json_decref(o);
+        return;
+    }
+    c->body = o;
+    call_submit(c, a->urgent);
+}
+
 void api_promote(struct http_request *req, void *arg)
 {
     struct api *a = arg;
@@ -79,6 +106,10 @@ void api_promote(struct http_request *req, void *arg)
     if (!o)
         return;
     const char *target = request_string(o, "node", 64);
+    if (json_is_true(json_object_get(o, "force"))) {
+        start_forced(a, req, target, o);
+        return;
+    }
     if (!target || request_number(o, "timeout_ms", TIMEOUT_DEFAULT_MS, &ms) || ms < 1 || ms > TIMEOUT_MAX_MS)
         http_reply_error(req, 400, "needed: {\"node\": name, \"timeout_ms\": 1…%u}", TIMEOUT_MAX_MS);
     else if (!request_needs_primary(req, a->node))

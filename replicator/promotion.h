@@ -29,6 +29,10 @@ void promotion_accept(struct node *n, const json_t *body, int *status, json_t **
 /* POST /v1/handover/cancel */
 void promotion_cancel(struct node *n, const json_t *body, int *status, json_t **answer);
 
+/* This node becomes primary without the old one, which does not answer (promotion_force.c). yes: whoever asks has been told what may be lost; without it
+ * the answer is 409, and its text says that. Refused if a primary answers. Asks every configured node: takes seconds if some do not answer. */
+void promotion_force(struct node *n, bool yes, struct promotion_result *r);
+
 /* Whether this node is in the middle of one that it started as primary. Any thread. */
 bool promotion_running(void);
 

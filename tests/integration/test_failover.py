@@ -160,6 +160,15 @@ class Failover(EdgeTest):
             self.assertEqual(b.status()["role"], "replica")
             a.start()
             wait_until(lambda: primary_of(cluster) is a, 20, "a is primary again")
+            wait_followers(cluster, a)
+            a.kill_all()
+            wait_until(lambda: "no candidate" in " ".join(b.status()["warnings"]), 20, "b does not take over")
+            harness.ctl(b, "promote", "b", "--force", "--yes")  # a person decides
+            b.sql("load.db", "INSERT INTO t (w, s) VALUES (1, 1)")
+            a.start()
+            wait_followers(cluster, b)
+            cluster.sync()
+            cluster.identical()
 
     @within(90)
     def test_a_paused_primary_is_harmless(self):

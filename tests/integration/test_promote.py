@@ -202,6 +202,36 @@ class Promote(EdgeTest):
             cluster.identical()
 
 
+class Force(EdgeTest):
+    def test_a_replica_takes_over_without_a_dead_primary_when_forced(self):
+        with Cluster(3) as cluster:
+            a, b, c = cluster.nodes
+            harness.make_load_db(a)
+            cluster.sync()
+            code, _, said = harness.ctl(b, "promote", "b", "--force", "--yes", check=False)
+            self.assertEqual(code, 4)
+            self.assertIn("a is primary and answers", said)
+            for n in (b, c):
+                n.kill_all()
+            a.sql("load.db", "INSERT INTO t (w, s, pad) VALUES (1, 1, 'only on a')")
+            a.kill_all()
+            for n in (b, c):
+                n.start()
+            code, _, said = harness.ctl(c, "promote", "b", "--force", check=False)
+            self.assertEqual(code, 4, said)
+            self.assertIn("--yes", said)
+            self.assertEqual(b.status()["role"], "replica")
+            harness.ctl(c, "promote", "b", "--force", "--yes")
+            b.wait_role("primary")
+            b.sql("load.db", "INSERT INTO t (w, s, pad) VALUES (2, 1, 'the new history')")
+            wait_until(lambda: c.sql("load.db", "SELECT pad FROM t") == [("the new history",)], 20, "c follows b")
+            a.start()
+            wait_until(lambda: a.status()["role"] == "replica" and a.sql("load.db", "SELECT pad FROM t") == [("the new history",)], 20, "a follows b")
+            self.assertIn("load.db", harness.ctl(a, "quarantine", "ls"))
+            cluster.sync()
+            cluster.identical()
+
+
 class PromoteAnswers(EdgeTest):
     def test_answers_of_the_api(self):
         with Cluster(2) as cluster:
