@@ -105,12 +105,38 @@ int journal_begin(struct journal *j, journal_read_fn *read, void *ctx, struct jo
     return 0;
 }
 
+/* A segment that was not synced yet: its header has zeros in place of magic and count (pager.c, writeJournalHdr). Nothing that it names was written to the database, but
+ * a page that a freelist trunk in it names may have been: such a page is not journaled, so it does not wait for the sync. */
+static int take_unsynced_header(struct journal *j, int64_t at)
+{
+    int err;
+    uint8_t head[JOURNAL_HEADER_SIZE];
+    struct journal_header h;
+    const uint8_t *p = bytes(j, at, JOURNAL_HEADER_SIZE, &err);
+    if (!p)
+        return err ? err : ERR_CORRUPT;
+    for (size_t i = 0; i < 12; i++)
+        if (p[i])
+            return ERR_CORRUPT;
+    memcpy(head, p, sizeof head);
+    memcpy(head, magic, sizeof magic);
+    if (journal_header_decode(head, sizeof head, &h) || h.page_count != j->h.page_count || h.sector_size != j->h.sector_size)
+        return ERR_CORRUPT;
+    j->h = h;
+    j->counted = false;
+    j->at = at + h.sector_size;
+    return 0;
+}
+
 /* The segment is over: the next one begins at the next sector, if there is one of this journal (its page size is the same). */
 static int next_segment(struct journal *j)
 {
     const uint32_t page_size = j->h.page_size;
     int64_t sector = j->h.sector_size;
-    int rc = take_header(j, (j->at + sector - 1) / sector * sector);
+    const int64_t at = (j->at + sector - 1) / sector * sector;
+    int rc = take_header(j, at);
+    if (rc == ERR_CORRUPT)
+        rc = take_unsynced_header(j, at);
     return !rc && j->h.page_size != page_size ? ERR_CORRUPT : rc;
 }
 

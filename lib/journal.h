@@ -5,8 +5,8 @@
  * number (4), the page as it was (page size), checksum (4). A segment is closed, and another one begun, each time the journal is synced so that
  * pages can be written to the database in the middle of a transaction (cache spill).
  *
- * The header's count of records is 0 until the segment is synced, and 0xffffffff in a journal that is never synced (PRAGMA synchronous=OFF). In both cases
- * records go on as long as their checksums are right: the nonce in the header, new with each one, tells them from what an older
+ * The header's count of records is 0 until the segment is synced, and 0xffffffff in a journal that is never synced (PRAGMA synchronous=OFF). A segment after the first
+ * has no magic either until it is synced. In all these cases records go on as long as their checksums are right: the nonce in the header, new with each one, tells them from what an older
  * transaction has left in the file (PRAGMA journal_mode=PERSIST). In place of a page number, the number of the lock page announces the name of the
  * super-journal of a transaction over several databases; that ends the records. */
 #ifndef EDGEFS_JOURNAL_H

@@ -36,6 +36,7 @@ struct program {
     bool release; /* stopped for good (the launcher says so with SIGINT): another node may be primary at once */
 };
 
+#define HELLO_NS 2000000000u
 #define STOP_NS 3000000000u /* how long an orderly end waits for the last changes to get out */
 
 /* The last changes are captured; the loop runs on until every connected replica has them. */
@@ -115,6 +116,10 @@ static int start_threads(struct program *p, struct err *e)
     if (node_role(n) == NODE_PRIMARY) /* a predecessor was a replica, or in the middle of a promotion */
         fences_drop_rest(n);
     rc = capture_open(n, &n->capture, e);
+    /* From here on threads call into the mount. edgefs-fs must know by then who they are: what it takes for an application's first open waits for a fence, that is
+     * for us, and a replicator that is killed in there cannot end, so that no successor comes that could answer. */
+    if (!rc && hooks_wait_role(n->hooks, now_ns() + HELLO_NS))
+        log_warn("main", "edgefs-fs does not answer yet");
     if (!rc)
         rc = follower_open(n, &n->follower, e);
     if (!rc)
