@@ -181,14 +181,19 @@ static bool file_size_in_pages(const struct node *n, const struct database *db, 
 }
 
 #define READ_SLOTS 5
+#define LOCK_OUT_TRIES 60
 
 /* Nobody has a snapshot: who has read the header would find it changed when it begins to write, and get SQLITE_BUSY_SNAPSHOT (wal.c,
  * sqlite3WalBeginWriteTransaction). And, since a writer needs a read lock first and tries again for that, none meets our write lock and gets SQLITE_BUSY.
  * The last slot is left out if it is ours: readers take it only when all others are locked. */
 static bool lock_out(int shm_fd, int slots)
 {
-    if (lock_range(shm_fd, F_WRLCK, WALINDEX_READ_LOCK(0), slots))
-        return false;
+    /* One that reads without pause lets go between its transactions, for a few µs. */
+    for (int i = 0; lock_range(shm_fd, F_WRLCK, WALINDEX_READ_LOCK(0), slots); i++) {
+        if (i == LOCK_OUT_TRIES)
+            return false;
+        nanosleep(&(struct timespec){.tv_nsec = 1000 + i % 7 * 3000}, NULL);
+    }
     if (!lock_range(shm_fd, F_WRLCK, WALINDEX_WRITE_LOCK, 1))
         return true;
     (void)lock_range(shm_fd, F_UNLCK, WALINDEX_READ_LOCK(0), slots);
