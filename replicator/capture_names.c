@@ -288,6 +288,8 @@ static void rename_database(struct capture *c, struct database *from, struct dat
     if (!known)
         database_forget(c->node->databases, from, 0);
     bool compare = rc || !known || !whole || must_compare(c, to);
+    if (!compare && to->state == DATABASE_UNKNOWN) /* nobody had looked at it yet since the start, and nobody else may: it can get past the rescan */
+        database_mark(to, DATABASE_OK, NULL);
     pthread_mutex_unlock(&from->lock);
     pthread_mutex_unlock(&to->lock);
     if (rc) {

@@ -158,3 +158,28 @@ class Restart(EdgeTest):
             cluster.sync()
             wait_until(lambda: set(b.databases()) == set(names), 20, lambda: f"{sorted(names)}: b has {sorted(b.databases())}")
             cluster.identical()
+
+    def test_names_that_move_while_the_primary_looks_at_all_of_them(self):
+        """After a start the replicator walks through the directory. A file that is renamed meanwhile may never come up in that walk; it is looked at all the same."""
+        rng = harness.seed("walk")
+        with Cluster(2, self.passthrough) as cluster:
+            a, _ = cluster.nodes
+            names = [f"n{i}.db" for i in range(100)]
+            for name in names:
+                test_files.make(a, name, rows=1)
+            cluster.sync()
+            for _ in range(harness.rounds(2)):
+                for i in range(300):
+                    name = rng.choice(names)
+                    to = f"r{rng.randrange(10000)}.db"
+                    if os.path.exists(a.path(to)):
+                        continue
+                    os.rename(a.path(name), a.path(to))
+                    names[names.index(name)] = to
+                    if i == 6:
+                        a.kill("replicator", signal.SIGKILL)
+                wait_until(lambda: a.try_status() and set(a.databases()) == set(names), 30, "the names of the primary")
+                wait_until(lambda: all(d["state"] == "ok" for d in a.databases().values()), 30,
+                           lambda: f"never looked at: {[n for n, d in a.databases().items() if d['state'] != 'ok']}")
+            cluster.sync()
+            cluster.identical()
