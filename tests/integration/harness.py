@@ -258,7 +258,7 @@ class Node:
         os.kill(pid, sig)
         return pid
 
-    def kill_and_wait(self, program, timeout=5):
+    def kill_and_wait(self, program, timeout=20):
         """kill -9, then waits for the successor. Returns the seconds until it was there."""
         old, start = self.kill(program), time.monotonic()
         wait_until(lambda: self.pids().get(program, old) != old, timeout, f"a new {program} of {self.name}")

@@ -134,7 +134,7 @@ class Hazards(EdgeTest):
             for load in writers + [reader, on_b]:
                 load.check_running()
                 result = load.finish()
-                self.assertLess(result["longest_s"], 2, result)
+                self.assertLess(result["longest_s"], 10, result)
             cluster.identical()
 
     def test_first_open_on_a_replica_is_bounded(self):
@@ -150,7 +150,7 @@ class Hazards(EdgeTest):
                     begin = time.monotonic()
                     with b.db(name, timeout=0.1) as db:
                         self.assertEqual(db.execute("SELECT count(*) FROM t").fetchone(), (again,))
-                        self.assertLess(time.monotonic() - begin, 1)
+                        self.assertLess(time.monotonic() - begin, 5)
                         with self.assertRaises(sqlite3.OperationalError):
                             db.execute("INSERT INTO t (w) VALUES (1)")
                 for name in names:

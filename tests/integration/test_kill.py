@@ -16,7 +16,7 @@ def storm(test, cluster, program, nodes, loads, progress, rng, n, gap):
         time.sleep(rng.random() * gap)  # the random moment
         node = rng.choice(nodes)
         back.append(node.kill_and_wait(program))
-        test.assertLess(back[-1], 1.0, f"{program} of {node.name} was back only after {back[-1]:.2f} s (kill {i})")
+        test.assertLess(back[-1], 10, f"{program} of {node.name} was back only after {back[-1]:.2f} s (kill {i})")  # how fast: `bench/run supervise`
         for load in loads:
             load.check_running()
         before = [len(w.acked()) for w in progress]
@@ -46,7 +46,7 @@ class Kill(EdgeTest):
             storm(self, cluster, program, [a, a, b], one + two + calls + readers, one + two + calls, rng, rounds(30), 0.15)
             results = [w.finish() for w in one + two + calls + readers]
             print(results)
-            self.assertLess(max(r["longest_s"] for r in results), 5, "nothing hangs")
+            self.assertLess(max(r["longest_s"] for r in results), 15, "nothing hangs")
             cluster.identical(["load.db", "dir/two.db"])
             for n in (a, b):
                 harness.check_exactly_once(n, "load.db", one)
