@@ -626,6 +626,28 @@ def diff_scan(passthrough, sources):
     return [line]
 
 
+def supervise(passthrough, _sources):
+    """kill -9 of edgefs-fs and of edgefs-replicator, in turn, on the primary and on the replica, 20 times each, while an application commits 500 rows a second:
+    from the kill until the successor is at work (the launcher says so: `ready`). Greatest of all."""
+    lines = []
+    with harness.Cluster(2, passthrough) as cluster:
+        a, b = cluster.nodes
+        harness.make_load_db(a, "s.db")
+        cluster.sync()
+        with running("commits", a.path("c.db"), "--sync", "NORMAL", "--rate", 500):
+            for program in ("fs", "replicator"):
+                times = []
+                for i in range(20):
+                    times.append((a, b)[i % 2].kill_and_wait(program))
+                    harness.wait_until(lambda: a.try_status() and b.try_status(), 10, "both answer")
+                    b.wait_applied(a.lsn(), 10)
+                line = Line("supervise", f"edgefs-{program} is back after kill -9, the slowest of {len(times)}", "≤ 1 s")
+                line.edgefs, line.ok = f"{max(times):.2f} s", max(times) <= 1
+                line.notes.append(f"median {1000 * statistics.median(times):.0f} ms")
+                lines.append(line)
+    return lines
+
+
 # ---- all ----
 
 LAG_TITLE = "return of COMMIT → row visible on the replica's mount"
@@ -645,6 +667,7 @@ ROWS = {
     "tenants": tenants_row,
     "restart": restart_row,
     "diff-scan": diff_scan,
+    "supervise": supervise,
 }
 
 
