@@ -19,9 +19,9 @@ static int report(const json_t *answer, const char *node)
     return CTL_OK;
 }
 
-static int promote(struct cluster *c, char **url, const char *node, uint64_t timeout_ms)
+static int promote(struct cluster *c, char **url, const char *node, uint64_t timeout_ms, bool now)
 {
-    json_t *body = json_pack("{s:s, s:I}", "node", node, "timeout_ms", (json_int_t)timeout_ms);
+    json_t *body = json_pack("{s:s, s:I, s:b}", "node", node, "timeout_ms", (json_int_t)timeout_ms, "now", now);
     if (!body)
         return ctl_fail(CTL_USAGE, "promote: \"%s\" is not the name of a node", node);
     for (int hop = 0;; hop++) {
@@ -82,31 +82,36 @@ static int force(struct cluster *c, const char *node, bool yes)
 static int run(struct cluster *c, int argc, char **argv)
 {
     uint64_t timeout = 10000;
-    bool forced = false, yes = false;
+    bool forced = false, yes = false, now = false;
     const struct option options[] = {
-        {"--timeout", OPTION_DURATION, &timeout, 1, 3600000}, {"--force", OPTION_FLAG, &forced, 0, 0}, {"--yes", OPTION_FLAG, &yes, 0, 0}};
+        {"--timeout", OPTION_DURATION, &timeout, 1, 3600000}, {"--now", OPTION_FLAG, &now, 0, 0}, {"--force", OPTION_FLAG, &forced, 0, 0},
+        {"--yes", OPTION_FLAG, &yes, 0, 0}};
     int n, rc = options_parse(&cmd_promote, options, ARRAY_SIZE(options), argc, argv, 1, 1, &n);
     if (rc)
         return rc;
     if (yes && !forced)
         return ctl_fail(CTL_USAGE, "promote: --yes goes with --force");
+    if (now && forced)
+        return ctl_fail(CTL_USAGE, "promote: --now is for a primary that is there, --force for one that is gone");
     if (forced)
         return force(c, argv[1], yes);
     struct err e;
     _cleanup_free_ char *url = NULL;
     if (cluster_primary(c, &url, &e))
         return ctl_fail_err(&e);
-    return promote(c, &url, argv[1], timeout);
+    return promote(c, &url, argv[1], timeout, now);
 }
 
 const struct command cmd_promote = {
     .name = "promote",
-    .usage = "NODE [--timeout 10s] | NODE --force [--yes]",
+    .usage = "NODE [--timeout 10s] [--now] | NODE --force [--yes]",
     .summary = "make another node the primary",
     .help = "The primary stops writes, waits until NODE has everything, and hands over. No transaction is lost; writers with a busy\n"
-            "time-out see a pause. If NODE does not catch up in time, all is undone, the old primary goes on, and the exit code is 1.\n"
+            "time-out see a pause, clients of the proxy too: requests that write are answered first, an upload however long it takes.\n"
+            "If that, or NODE's catching up, takes too long, all is undone, the old primary goes on, and the exit code is 1.\n"
             "Promoting the node that is primary already does nothing and succeeds.\n\n"
             "  --timeout TIME  how long NODE may take (default 10s)\n"
+            "  --now           do not wait for requests that take longer than a second: their clients may see an error\n"
             "  --force         the primary is gone: NODE takes over without it. Says what may be lost, and does nothing more …\n"
             "  --yes           … unless this is given. What only the old primary had goes into its quarantine when it is back\n",
     .run = run,

@@ -121,6 +121,7 @@ bool answer_own(struct exchange *ex)
     size_t len = 0;
     char *body;
     e->gauges->buffers = buf_in_use();
+    e->gauges->writes = position_writes(e->positions);
     if (health)
         body = health_text(ex->app->of->config, e->positions, e->degrade, e->draining, &status, &len);
     else

@@ -265,6 +265,7 @@ struct exchange {
     struct cache_flight *flight;
     struct cache_entry *entry;
     bool holding, writing, pool_waiting;
+    uint32_t write_era; /* of position_write_begin, while writing */
     bool request_sent;  /* completely */
     bool any_sent;      /* a byte of it went to u */
     bool response_head; /* a final one was parsed */
@@ -288,6 +289,10 @@ struct exchange {
         char *data;
         size_t n, cap;
     } kept;
+    struct { /* a tunnel whose application may write here */
+        bool writes, paused; /* paused: nothing more goes to the application until it is known who is primary */
+        uint64_t sent_ms;    /* when something last went there */
+    } tunnel;
     uint64_t began_us, parked_us, wait_us, sent_us, head_us;
     uint64_t bytes_in;
     uint32_t progress_s;
@@ -317,6 +322,7 @@ void exchange_resend(struct exchange *ex);
 void exchange_upstream_failed(struct exchange *ex, const char *why);
 /* Lets go of the upstream connection. */
 void exchange_drop_upstream(struct exchange *ex, bool reset);
+void exchange_write_begin(struct exchange *ex, bool before_hold);
 void exchange_write_end(struct exchange *ex);
 
 /* response.c: reads and passes on what the upstream answers, until something has to wait. */
@@ -326,6 +332,7 @@ void response_captured(struct exchange *ex, struct position written);
 /* A stored response. */
 void response_from_cache(struct exchange *ex);
 /* tunnel.c: after 101. */
+void tunnel_begin(struct exchange *ex);
 void tunnel_pump(struct exchange *ex);
 
 /* ---- fields.c --------------------------------------------------------------------------------------------------------------- */

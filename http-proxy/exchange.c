@@ -185,8 +185,6 @@ static void park(struct exchange *ex, bool hold)
 static void unpark(struct exchange *ex)
 {
     struct engine *e = ex->c->e;
-    if (ex->state != EX_PARKED && ex->state != EX_CAPTURE)
-        return;
     position_wait_cancel(e->positions, &ex->wait);
     if (ex->state == EX_PARKED)
         e->gauges->parked--;
@@ -211,19 +209,25 @@ static void dispatch(struct exchange *ex, struct pool *p)
     ex->pool = p;
     ex->forwarded = p->peer;
     ex->any_sent = ex->response_head = false;
-    if (!p->peer && ex->decision.kind == DECIDE_WRITE && !ex->writing) {
-        ex->writing = true;
-        position_write_begin(ex->c->e->positions);
-    }
+    if (!p->peer && ex->decision.kind == DECIDE_WRITE)
+        exchange_write_begin(ex, false);
     struct upstream *u = pool_get(p, ex);
     if (u)
         exchange_connected(ex, u);
 }
 
+void exchange_write_begin(struct exchange *ex, bool before_hold)
+{
+    struct position_tracker *t = ex->c->e->positions;
+    if (!ex->writing)
+        ex->write_era = before_hold ? position_write_before(t) : position_write_begin(t);
+    ex->writing = true;
+}
+
 void exchange_write_end(struct exchange *ex)
 {
     if (ex->writing)
-        position_write_end(ex->c->e->positions);
+        position_write_end(ex->c->e->positions, ex->write_era);
     ex->writing = false;
 }
 

@@ -69,6 +69,7 @@ enum {
     X(peers, "edgefs_proxy_peers", "gauge", "Connections to other proxies.")                                                               \
     X(peers_idle, "edgefs_proxy_peers_idle", "gauge", "… in the pool.")                                                                   \
     X(parked, "edgefs_proxy_parked", "gauge", "Requests that wait for a position or a primary.")                                           \
+    X(writes, "edgefs_proxy_writes", "gauge", "Requests that write and that the application here works on; a promotion waits for them.") \
     X(tunnels, "edgefs_proxy_tunnels", "gauge", "Connections that became tunnels (Upgrade).")                                              \
     X(accepted, "edgefs_proxy_accepted_total", "counter", "Connections accepted.")                                                         \
     X(connects, "edgefs_proxy_connects_total", "counter", "Connections made to applications and other proxies.")                           \

@@ -72,7 +72,7 @@ void proxy_metrics_record(struct proxy_metrics *m, const struct proxy_exchange *
 
 /* Gauges that the engine keeps and metrics show. */
 struct proxy_gauges {
-    uint64_t clients, clients_idle, upstreams, upstreams_idle, peers, peers_idle, parked, tunnels, accepted, connects, connect_failures,
+    uint64_t clients, clients_idle, upstreams, upstreams_idle, peers, peers_idle, parked, writes, tunnels, accepted, connects, connect_failures,
         retries, buffers, cache_bytes, cache_entries;
 };
 struct proxy_gauges *proxy_metrics_gauges(struct proxy_metrics *m);

@@ -33,8 +33,9 @@ struct position_tracker {
     struct wait_list ready; /* their outcome is known; told from the loop */
     struct event *tell, *timer;
     uint64_t timer_ms; /* when it is set to; UINT64_MAX: it is not */
-    unsigned writes;
-    uint32_t quiet; /* number of the hold that was answered */
+    unsigned writes, old_writes; /* under way; and those of them that began before the last hold */
+    uint32_t era;         /* +1 with each hold: what a write began in */
+    uint32_t hold, quiet; /* number of the last hold, going on or not, and of the last that was answered; 0: none of this connection */
     int n_watches;
     bool watches_sent;
     struct {
@@ -281,9 +282,8 @@ static void judge_again(struct position_tracker *t)
 
 static void say_quiet(struct position_tracker *t)
 {
-    uint32_t hold = t->heard.head.hold;
-    if (hold && t->writes == 0 && t->quiet != hold && feed_send(t->feed, POSITION_FEED_QUIET, hold, NULL, 0))
-        t->quiet = hold;
+    if (t->quiet != t->hold && t->old_writes == 0 && feed_send(t->feed, POSITION_FEED_QUIET, t->hold, NULL, 0))
+        t->quiet = t->hold;
 }
 
 static void changed(struct position_tracker *t)
@@ -308,10 +308,21 @@ static enum position_role role_of(uint8_t role)
                                                                                : POSITION_ROLE_UNKNOWN;
 }
 
+/* A new hold: what is under way now began before it. */
+static void take_hold(struct position_tracker *t, uint32_t hold)
+{
+    if (!hold || hold == t->hold)
+        return;
+    t->hold = hold;
+    t->era++;
+    t->old_writes = t->writes;
+}
+
 static void take_state(struct position_tracker *t, const struct feed_state *s)
 {
     struct position_state *st = &t->state, old = *st;
     t->heard = *s;
+    take_hold(t, s->head.hold);
     st->connected = true;
     st->role = role_of(s->head.role);
     st->holding = (s->head.flags & POSITION_FEED_HOLDING) || s->head.role == POSITION_FEED_HANDING_OVER;
@@ -354,16 +365,16 @@ static void on_message(void *ctx, const struct position_feed_msg *m, const struc
 {
     struct position_tracker *t = ctx;
     bool first = !t->state.connected;
+    if (first)
+        t->hold = t->quiet = 0;
     take_now(t, &m->now);
     if (s) {
         take_state(t, s);
         if (first) {
-            t->quiet = 0;
             feed_send(t->feed, POSITION_FEED_QUIET, 0, NULL, 0);
             ask_again(t);
             send_watches(t);
         }
-        say_quiet(t);
     } else if (m->kind == POSITION_FEED_CAPTURED) {
         on_captured(t, m);
     } else if (m->kind == POSITION_FEED_TOUCHED) {
@@ -371,6 +382,7 @@ static void on_message(void *ctx, const struct position_feed_msg *m, const struc
     }
     release_reached(t);
     tell_ready(t);
+    say_quiet(t); /* last: who was told of a hold may have found that it is in the middle of a write */
 }
 
 static void on_lost(void *ctx)
@@ -434,14 +446,24 @@ uint64_t position_touched(const struct position_tracker *t, int number)
     return t->watches_sent && t->watches[number].known ? t->watches[number].lsn : UINT64_MAX;
 }
 
-void position_write_begin(struct position_tracker *t)
+uint32_t position_write_begin(struct position_tracker *t)
 {
     t->writes++;
+    return t->era;
 }
 
-void position_write_end(struct position_tracker *t)
+uint32_t position_write_before(struct position_tracker *t)
+{
+    t->writes++;
+    t->old_writes++;
+    return t->era - 1;
+}
+
+void position_write_end(struct position_tracker *t, uint32_t began)
 {
     t->writes--;
+    if (began != t->era)
+        t->old_writes--;
     say_quiet(t);
 }
 

@@ -91,9 +91,12 @@ uint64_t position_touched(const struct position_tracker *t, int number);
 /* ---- writes under way ------------------------------------------------------------------------------------------------------ */
 
 /* The engine counts the writes that this node's application is working on. Before a planned promotion fences, the replicator sets holding and
- * waits (bounded) until the tracker tells it that none is left: so no application meets the fence in the middle of a request. */
-void position_write_begin(struct position_tracker *t);
-void position_write_end(struct position_tracker *t);
+ * waits until the tracker tells it that none is left of those that had begun: so no application meets the fence in the middle of a request. If that
+ * takes long it lets new ones begin meanwhile. begin returns what end wants to know. */
+uint32_t position_write_begin(struct position_tracker *t);
+/* The same for one that is noticed only now, and began before the hold that is going on: it must be waited for. */
+uint32_t position_write_before(struct position_tracker *t);
+void position_write_end(struct position_tracker *t, uint32_t began);
 uint64_t position_writes(const struct position_tracker *t); /* that are under way */
 /* Whether want exists as far as this node knows: that it lies in the log of some node. */
 bool position_exists(const struct position_tracker *t, struct position want);

@@ -172,14 +172,13 @@ static void begin_tunnel(struct exchange *ex)
     ex->state = EX_TUNNEL;
     ex->outcome = PROXY_OUTCOME_UPGRADED;
     ex->c->e->gauges->tunnels++;
-    exchange_write_end(ex);
     ex->want_close = true;
     if (!send_head(ex))
         return;
     /* From here on bytes, in both directions; what came behind either head belongs to them. */
     body_begin(&ex->up.body, HEAD_BODY_TO_EOF, 0);
     body_begin(&ex->down.body, HEAD_BODY_TO_EOF, 0);
-    tunnel_pump(ex);
+    tunnel_begin(ex);
 }
 
 static void final_head(struct exchange *ex)

@@ -49,7 +49,7 @@ static void already_primary(struct http_request *req, struct node *n)
                               (json_int_t)last.lsn, "pause_ms", 0));
 }
 
-static void start(struct api *a, struct http_request *req, const char *target, uint64_t timeout_ms)
+static void start(struct api *a, struct http_request *req, const char *target, uint64_t timeout_ms, bool at_once)
 {
     struct err e = {0};
     struct promoting *p = calloc(1, sizeof *p);
@@ -62,7 +62,7 @@ static void start(struct api *a, struct http_request *req, const char *target, u
         free(p);
         return;
     }
-    int rc = promotion_start(a->node, target, timeout_ms, on_done, p, &e);
+    int rc = promotion_start(a->node, target, timeout_ms, at_once, on_done, p, &e);
     if (!rc)
         return; /* a client that does not wait for the end changes nothing */
     p->call->status = rc == -EBUSY ? 409 : request_status(rc);
@@ -117,7 +117,7 @@ void api_promote(struct http_request *req, void *arg)
     else if (strcmp(target, a->node->config->node) == 0)
         already_primary(req, a->node);
     else
-        start(a, req, target, ms);
+        start(a, req, target, ms, json_is_true(json_object_get(o, "now")));
     json_decref(o);
 }
 

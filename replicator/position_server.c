@@ -191,24 +191,41 @@ void position_server_changed(struct position_server *s)
 static bool all_quiet(const struct position_server *s)
 {
     for (const struct client *c = s->clients; c; c = c->next)
-        if (c->writes && c->quiet != s->hold)
+        if (c->writes && c->quiet != s->last_hold)
             return false;
     return true;
 }
 
-int position_server_hold(struct position_server *s, uint64_t deadline_ns)
+/* With the lock. */
+static int await_quiet(struct position_server *s, uint64_t deadline_ns)
 {
     struct timespec t = {(time_t)(deadline_ns / 1000000000u), (long)(deadline_ns % 1000000000u)};
     int rc = 0;
+    while (!all_quiet(s) && !rc)
+        rc = pthread_cond_timedwait(&s->quieter, &s->lock, &t);
+    return -rc;
+}
+
+int position_server_hold(struct position_server *s, uint64_t deadline_ns)
+{
     if (!s)
         return 0;
     pthread_mutex_lock(&s->lock);
     s->hold = ++s->last_hold;
     tell(s, true);
-    while (!all_quiet(s) && !rc)
-        rc = pthread_cond_timedwait(&s->quieter, &s->lock, &t);
+    int rc = await_quiet(s, deadline_ns);
     pthread_mutex_unlock(&s->lock);
-    return -rc;
+    return rc;
+}
+
+int position_server_wait_quiet(struct position_server *s, uint64_t deadline_ns)
+{
+    if (!s)
+        return 0;
+    pthread_mutex_lock(&s->lock);
+    int rc = await_quiet(s, deadline_ns);
+    pthread_mutex_unlock(&s->lock);
+    return rc;
 }
 
 void position_server_release(struct position_server *s)

@@ -26,8 +26,10 @@ void position_server_appended(void *position_server);
 void position_server_changed(struct position_server *s);
 
 /* A promotion is about to fence: asks the clients that pass writes on to begin none, and waits until those under way are answered. 0; -ETIMEDOUT
- * at the monotonic time deadline_ns: then they meet the fence. It goes on until position_server_release. Not from the capture thread. */
+ * at the monotonic time deadline_ns: fenced now, they would meet the fence. It goes on until position_server_release. Not from the capture thread. */
 int position_server_hold(struct position_server *s, uint64_t deadline_ns);
+/* After a hold that was released: waits until the writes are answered that were under way when it began. 0 or -ETIMEDOUT. */
+int position_server_wait_quiet(struct position_server *s, uint64_t deadline_ns);
 /* When the outcome is known, and the node's role says it. */
 void position_server_release(struct position_server *s);
 

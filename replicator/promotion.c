@@ -17,7 +17,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-#define HOLD_NS 1000000000u /* how long requests that write, passed on by the node's proxy, may take to end before the fence comes */
+#define HOLD_NS 1000000000u /* how long the node's proxy lets new requests that write wait for those under way to end */
+#define LOOK_NS 200000000u  /* how often a wait looks whether this process is to end */
 
 /* One promotion at a time, from either side. */
 static struct {
@@ -34,6 +35,7 @@ struct promotion {
     struct node *n;
     char target[128], url[256];
     uint64_t deadline_ns, fenced_ns, id;
+    bool at_once; /* requests under way may meet the fence */
     bool unknown; /* stopped before it was known whether the target took over: not a write more */
     void (*done)(void *ctx, const struct promotion_result *r);
     void *ctx;
@@ -167,15 +169,34 @@ static int wait_connected(struct promotion *p)
     return 0;
 }
 
+/* No client of the node's proxy sees a promotion: the requests that write are answered before the fence comes, new ones wait meanwhile. If one takes
+ * longer than others should wait for it (an upload), all go on, and it begins anew when that one is over. Nothing is fenced yet: nothing to undo. */
+static int wait_for_requests(struct promotion *p)
+{
+    struct position_server *s = p->n->positions;
+    phase("waiting for requests under way");
+    while (position_server_hold(s, MIN(now_ns() + HOLD_NS, p->deadline_ns))) {
+        if (p->at_once) {
+            log_info("promotion", "requests that write are still under way: they meet the fence");
+            return 0;
+        }
+        position_server_release(s);
+        while (position_server_wait_quiet(s, MIN(now_ns() + LOOK_NS, p->deadline_ns)))
+            if (now_ns() >= p->deadline_ns || atomic_load(&p->n->stopping))
+                return fail(p, 504, "requests that write were under way on %s all the time (an upload?); nothing has changed: give it a longer time-out, "
+                            "or do not wait for them (--now)", p->n->config->node);
+    }
+    return 0;
+}
+
 static int run(struct promotion *p)
 {
     struct node *n = p->n;
     int rc = wait_connected(p);
     if (rc)
         return rc;
-    phase("waiting for requests under way");
-    if (position_server_hold(n->positions, MIN(now_ns() + HOLD_NS, p->deadline_ns)))
-        log_info("promotion", "requests that write are still under way: they meet the fence");
+    if ((rc = wait_for_requests(p)))
+        return rc;
     rc = fence_and_drain(p);
     uint64_t lsn = rlog_last(n->rlog).lsn;
     if (!rc) {
@@ -223,13 +244,13 @@ static void *thread(void *arg)
     return NULL;
 }
 
-int promotion_start(struct node *n, const char *target, uint64_t timeout_ms,
+int promotion_start(struct node *n, const char *target, uint64_t timeout_ms, bool at_once,
                     void (*done)(void *ctx, const struct promotion_result *r), void *ctx, struct err *e)
 {
     struct promotion *p = calloc(1, sizeof *p);
     if (!p)
         return err_errno(e, ENOMEM, "promotion");
-    *p = (struct promotion){.n = n, .done = done, .ctx = ctx, .deadline_ns = now_ns() + timeout_ms * 1000000u};
+    *p = (struct promotion){.n = n, .done = done, .ctx = ctx, .at_once = at_once, .deadline_ns = now_ns() + timeout_ms * 1000000u};
     snprintf(p->target, sizeof p->target, "%s", target);
     if (!strcmp(target, n->config->node)) {
         p->result = (struct promotion_result){.status = 200, .pos = rlog_last(n->rlog)};

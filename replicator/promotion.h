@@ -18,9 +18,9 @@ struct promotion_result {
     uint64_t pause_ms;  /* for how long no write could commit */
 };
 
-/* Runs a promotion of `target` to its end in a thread of its own, then calls done there (the API posts it back to its loop). On error
- * (another one is running: -EBUSY) done is not called. */
-int promotion_start(struct node *n, const char *target, uint64_t timeout_ms,
+/* Runs a promotion of `target` to its end in a thread of its own, then calls done there (the API posts it back to its loop). at_once: requests that
+ * write and take longer than a second to end are not waited for. On error (another one is running: -EBUSY) done is not called. */
+int promotion_start(struct node *n, const char *target, uint64_t timeout_ms, bool at_once,
                     void (*done)(void *ctx, const struct promotion_result *r), void *ctx, struct err *e);
 
 /* The target's half: POST /v1/handover with this body (parsed JSON). Blocks (fsync of the EPOCH record): call from a thread that may.

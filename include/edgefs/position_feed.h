@@ -11,7 +11,7 @@
  *              was, while it was primary, is in its log. Only so many may be open at a time; more are answered with -EBUSY.
  *   SUBSCRIBE  names or globs of databases, replacing earlier ones: answered by a TOUCHED for each, and from then on by one whenever a
  *              record of such a database became visible, before the MOVED or STATE that says so.
- *   QUIET      "the writes that I had passed to the application are answered": see there.
+ *   QUIET      "the writes that had begun before that hold are answered": see there.
  *
  * Every packet begins with struct position_feed_msg, host byte order (both ends are of one machine). What the client does not know
  * (kinds, tails) it ignores; the server drops a client that sends what it does not understand. */
@@ -38,8 +38,9 @@ enum position_feed_kind {
                                  * 0: not since the replicator started and this subscription began */
     /* client → replicator */
     POSITION_FEED_CAPTURE = 65,   /* id: any but 0. Tail: a database's name; none: all */
-    POSITION_FEED_QUIET = 67,     /* id: the hold's number (position_feed_state). No tail. A promotion waits a little for everybody who has
-                                   * ever sent one; id 0 only says "wait for me, too" */
+    POSITION_FEED_QUIET = 67,     /* id: the hold's number (position_feed_state): no write that began before it is under way any more. Also when
+                                   * that hold was given up meanwhile: then the promotion tries again. No tail. A promotion waits for everybody
+                                   * who has ever sent one; id 0 only says "wait for me, too" */
     POSITION_FEED_SUBSCRIBE = 66, /* tail: NUL-terminated globs (fnmatch(3), '*' matches '/' too), at most POSITION_FEED_SUBSCRIPTIONS */
 };
 
@@ -74,7 +75,7 @@ enum position_feed_lease {
 };
 
 #define POSITION_FEED_CONNECTED 1u /* replica: its stream is up; primary: always */
-#define POSITION_FEED_HOLDING 2u   /* a promotion is about to fence: begin no write, and say QUIET when none is under way any more */
+#define POSITION_FEED_HOLDING 2u   /* a promotion is about to fence: begin no write, and say QUIET when none of before is under way any more */
 
 struct position_feed_epoch {
     uint64_t epoch, first_lsn;

@@ -345,16 +345,15 @@ static void a_replicator_that_comes_back_is_asked_again(void **state)
 static void a_hold_is_confirmed_when_no_write_is_under_way(void **state)
 {
     (void)state;
-    position_write_begin(f.t);
-    position_write_begin(f.t);
+    uint32_t first = position_write_begin(f.t), second = position_write_begin(f.t);
     f.head.role = POSITION_FEED_PRIMARY;
     f.head.flags = POSITION_FEED_CONNECTED | POSITION_FEED_HOLDING;
     f.head.hold = 7;
     say(POSITION_FEED_STATE, 0, 0, 0);
     UNTIL(position_state(f.t)->holding);
-    position_write_end(f.t);
+    position_write_end(f.t, first);
     assert_int_equal(hear(NULL, false).kind, 0);
-    position_write_end(f.t);
+    position_write_end(f.t, second);
     struct position_feed_msg m = hear(NULL, true);
     assert_int_equal(m.kind, POSITION_FEED_QUIET);
     assert_int_equal(m.id, 7);
@@ -368,6 +367,62 @@ static void a_hold_is_confirmed_when_no_write_is_under_way(void **state)
     say(POSITION_FEED_STATE, 0, 0, 0);
     UNTIL(!position_state(f.t)->holding);
     assert_int_equal(hear(NULL, false).kind, 0);
+}
+
+static uint32_t noticed;
+
+/* Who is told of the hold finds that it is in the middle of a write. */
+static void notice_a_write(struct position_wait *w, enum position_outcome outcome, struct position pos)
+{
+    (void)w;
+    (void)outcome;
+    (void)pos;
+    noticed = position_write_before(f.t);
+}
+
+static void a_hold_that_was_given_up_is_confirmed_when_what_began_before_it_is_over(void **state)
+{
+    (void)state;
+    uint32_t slow = position_write_begin(f.t);
+    f.head.role = POSITION_FEED_PRIMARY;
+    f.head.flags = POSITION_FEED_CONNECTED | POSITION_FEED_HOLDING;
+    f.head.hold = 3;
+    say(POSITION_FEED_STATE, 0, 0, 0);
+    UNTIL(position_state(f.t)->holding);
+    f.head.hold = 0;
+    f.head.flags = POSITION_FEED_CONNECTED;
+    say(POSITION_FEED_STATE, 0, 0, 0);
+    UNTIL(!position_state(f.t)->holding);
+    uint32_t newer = position_write_begin(f.t);
+    assert_int_equal(hear(NULL, false).kind, 0);
+    position_write_end(f.t, slow);
+    struct position_feed_msg m = hear(NULL, true);
+    assert_int_equal(m.kind, POSITION_FEED_QUIET);
+    assert_int_equal(m.id, 3);
+    f.head.hold = 4; /* the newer one began before this */
+    f.head.flags = POSITION_FEED_CONNECTED | POSITION_FEED_HOLDING;
+    say(POSITION_FEED_STATE, 0, 0, 0);
+    UNTIL(position_state(f.t)->holding);
+    assert_int_equal(hear(NULL, false).kind, 0);
+    position_write_end(f.t, newer);
+    m = hear(NULL, true);
+    assert_int_equal(m.kind, POSITION_FEED_QUIET);
+    assert_int_equal(m.id, 4);
+    f.head.hold = 0;
+    f.head.flags = POSITION_FEED_CONNECTED;
+    say(POSITION_FEED_STATE, 0, 0, 0);
+    UNTIL(!position_state(f.t)->holding);
+    struct position_wait w = {.done = notice_a_write};
+    position_wait_change(f.t, &w, UINT64_MAX);
+    f.head.hold = 5;
+    f.head.flags = POSITION_FEED_CONNECTED | POSITION_FEED_HOLDING;
+    say(POSITION_FEED_STATE, 0, 0, 0);
+    UNTIL(position_writes(f.t) == 1);
+    assert_int_equal(hear(NULL, false).kind, 0);
+    position_write_end(f.t, noticed);
+    m = hear(NULL, true);
+    assert_int_equal(m.id, 5);
+    assert_int_equal(position_writes(f.t), 0);
 }
 
 static void what_changed_before_a_subscription_counts_as_changed_now(void **state)
@@ -494,6 +549,7 @@ int main(void)
         T(questions_share_an_answer_only_if_it_was_asked_after_them),
         T(a_replicator_that_comes_back_is_asked_again),
         T(a_hold_is_confirmed_when_no_write_is_under_way),
+        T(a_hold_that_was_given_up_is_confirmed_when_what_began_before_it_is_over),
         T(what_changed_before_a_subscription_counts_as_changed_now),
         T(lag_is_zero_while_everything_known_is_applied),
         T(a_replicator_of_another_version_is_not_believed),
