@@ -3,6 +3,8 @@
 #include "lib/log.h"
 #include "lib/util.h"
 #include "replicator/api_private.h"
+#include "replicator/difference.h"
+#include "replicator/difference_server.h"
 #include "replicator/image_server.h"
 #include "replicator/import.h"
 #include "replicator/metrics.h"
@@ -27,6 +29,8 @@ static void call_free(struct call *c)
     json_decref(c->body);
     if (c->fd >= 0)
         close(c->fd);
+    if (c->free_extra)
+        c->free_extra(c->extra);
     free(c);
 }
 
@@ -263,11 +267,11 @@ void api_database(struct http_request *req, void *arg)
     struct api *a = arg;
     char name[LAYOUT_NAME_MAX + 1], verb[32];
     if (request_database(req, name, verb)) {
-        http_reply_error(req, 404, "not /v1/databases/NAME[/checksum|/sums|/image]; NAME is a path inside the mount, percent-encoded "
+        http_reply_error(req, 404, "not /v1/databases/NAME[/checksum|/sums|/blocks|/image]; NAME is a path inside the mount, percent-encoded "
                                    "('/' as %%2F), and no companion file (-wal, -shm, -journal, -pos)");
         return;
     }
-    bool get = (http_method(req) & (HTTP_M_GET | HTTP_M_HEAD)) != 0;
+    bool get = (http_method(req) & (HTTP_M_GET | HTTP_M_HEAD)) != 0, post = http_method(req) == HTTP_M_POST;
     if (!verb[0] && http_method(req) == HTTP_M_PUT)
         import_put(a, req, name);
     else if (!verb[0] && http_method(req) == HTTP_M_DELETE)
@@ -276,10 +280,13 @@ void api_database(struct http_request *req, void *arg)
         api_checksum(a, req, name);
     else if (get && strcmp(verb, "sums") == 0)
         api_sums(a, req, name);
-    else if (get && strcmp(verb, "image") == 0)
+    else if ((get || post) && strcmp(verb, "blocks") == 0)
+        difference_server_blocks(a, req, name);
+    else if ((get || post) && strcmp(verb, "image") == 0)
         image_server_get(a, req, name);
     else if (!verb[0] || !get)
-        http_reply_error(req, 405, "GET goes to /v1/databases/NAME/checksum, /sums or /image; PUT and DELETE to /v1/databases/NAME");
+        http_reply_error(req, 405, "GET goes to /v1/databases/NAME/checksum, /sums, /blocks or /image; POST to /blocks and /image; PUT and DELETE to "
+                                   "/v1/databases/NAME");
     else
         http_reply_error(req, 404, "there is nothing called \"%s\" below a database", verb);
 }
@@ -295,6 +302,7 @@ static int listen_on(struct api *a, struct err *e)
         {HTTP_M_GET, "/v1/status", 0, on_status, a, 0},
         {HTTP_M_GET, "/v1/databases", 0, api_databases, a, 0},
         {HTTP_M_GET | HTTP_M_PUT | HTTP_M_DELETE, "/v1/databases/", HTTP_PREFIX | HTTP_STREAM_BODY, api_database, a, 0},
+        {HTTP_M_POST, "/v1/databases/", HTTP_PREFIX, api_database, a, DIFFERENCE_RANGES_MAX * 8},
         {HTTP_M_GET, "/v1/log", 0, api_log, a, 0},
         {HTTP_M_GET, "/v1/log/", HTTP_PREFIX, api_log_record, a, 0},
         {HTTP_M_GET, "/v1/quarantine", 0, api_quarantine, a, 0},

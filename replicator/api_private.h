@@ -44,6 +44,8 @@ struct call {
     char name[LAYOUT_NAME_MAX + 1];
     json_t *body;
     uint64_t from, limit;
+    void *extra; /* what else it needs; given to free_extra at the end */
+    void (*free_extra)(void *extra);
 };
 
 /* Takes req. NULL after the request was answered with 503. */

@@ -410,7 +410,7 @@ int etcd_watch(struct etcd *c, const char *prefix, void (*on_change)(void *ctx),
         return err_errno(e, ENOMEM, "etcd");
     snprintf(url, sizeof url, "%s/v3/watch", c->endpoints[c->at]);
     http_client_set_timeouts(c->http, c->request_ms, UINT32_MAX / 2, 0); /* silence is what a watch is: whoever needs to know asks */
-    rc = http_client_stream(c->http, "POST", url, body, strlen(body), on_watch_data, &w, NULL, e);
+    rc = http_client_stream(c->http, "POST", url, "application/json", body, strlen(body), on_watch_data, &w, NULL, e);
     if (rc && inner.code == rc && e)
         *e = inner;
     free(w.line);

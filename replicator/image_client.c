@@ -5,9 +5,11 @@
 #include "lib/log.h"
 #include "lib/util.h"
 #include "replicator/apply_records.h"
+#include "replicator/difference_client.h"
 #include "replicator/image.h"
 #include "replicator/metrics.h"
 #include "replicator/quarantine.h"
+#include "replicator/resum.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -27,6 +29,9 @@ struct image_client {
     pthread_mutex_t lock; /* guards kicked, stop */
     pthread_cond_t changed;
     bool kicked, stop;
+    /* the thread's own */
+    struct database *failed; /* the last one whose checksum did not come out right, and how often running */
+    unsigned failures;
 };
 
 /* One image on its way. */
@@ -49,7 +54,10 @@ struct fetch {
     size_t buf_len, buf_size; /* size: whole pages */
     uint64_t *sums;
     uint32_t sums_size;
-    bool page1_wal;
+    uint64_t *base; /* page checksums of the database as it is, if only what differs from it is to be fetched; NULL: all is fetched */
+    uint32_t base_size;
+    bool holes; /* where nothing was written to the private file, there is nothing */
+    uint32_t pages; /* that came */
     struct err error;
 };
 
@@ -65,8 +73,6 @@ static int set_sum(struct fetch *f, uint32_t pgno, const uint8_t *page, uint32_t
         f->sums_size = size;
     }
     f->sums[pgno - 1] = pgno == lock_pgno(page_size) ? 0 : page_checksum(pgno, page, page_size);
-    if (pgno == 1)
-        f->page1_wal = page[18] == 2;
     return 0;
 }
 
@@ -79,7 +85,8 @@ static bool all_zero(const uint8_t *p, size_t n)
 static int write_pages(struct fetch *f, const uint8_t *p, size_t len)
 {
     uint32_t first = f->chunk.pgno + f->chunk_done, n = (uint32_t)(len / f->h.page_size);
-    bool hole = all_zero(p, len);
+    bool hole = f->holes && all_zero(p, len);
+    f->pages += n;
     for (uint32_t i = 0; i < n; i++) {
         hole = hole && (first + i > f->sums_size || !f->sums[first + i - 1]); /* nothing was written there before */
         int rc = set_sum(f, first + i, p + (size_t)i * f->h.page_size, f->h.page_size, &f->error);
@@ -95,9 +102,12 @@ static int write_pages(struct fetch *f, const uint8_t *p, size_t len)
 
 static int take_header(struct fetch *f)
 {
+    uint32_t expected = f->h.page_size;
     if (image_header_decode(f->head, &f->h))
         return err_set(&f->error, ERR_CORRUPT, "what arrives is no image");
     f->have_header = true;
+    if (f->buf) /* the pages of a difference */
+        return f->h.page_size == expected ? 0 : err_set(&f->error, ERR_AGAIN_LATER, "%s has another page size now", f->db->name);
     if (!f->h.page_size)
         return 0; /* an empty database */
     f->buf_size = BUFFER_BYTES / f->h.page_size * f->h.page_size;
@@ -238,8 +248,10 @@ static int install_new(struct fetch *f, struct err *e)
         .txid = f->end.txid,
         .checksum = f->end.checksum,
         .lsn = f->end.lsn,
-        .wal_mode = f->page1_wal,
     };
+    uint8_t version;
+    if (st.commit && pread(f->fd, &version, 1, 18) == 1)
+        st.wal_mode = version == 2;
     if (ftruncate(f->fd, (off_t)st.commit * st.page_size) || fchown(f->fd, f->parent.st_uid, f->parent.st_gid))
         return err_errno(e, errno, "finish the image of %s", db->name);
     int rc = sums_reserve(db->sums, st.commit, e);
@@ -255,15 +267,15 @@ static int install_new(struct fetch *f, struct err *e)
     return 0;
 }
 
-struct difference {
+struct changes {
     struct fetch *f;
     uint32_t at;
     uint8_t *page;
 };
 
-static int difference_next(void *ctx, uint32_t *pgno, const uint8_t **page, struct err *e)
+static int changes_next(void *ctx, uint32_t *pgno, const uint8_t **page, struct err *e)
 {
-    struct difference *d = ctx;
+    struct changes *d = ctx;
     struct fetch *f = d->f;
     const struct dbstate *st = database_dbstate(f->db);
     bool all = !st->txid || st->page_size != f->end.page_size;
@@ -280,11 +292,29 @@ static int difference_next(void *ctx, uint32_t *pgno, const uint8_t **page, stru
     return 0;
 }
 
-static int difference_rewind(void *ctx, struct err *e)
+static int changes_rewind(void *ctx, struct err *e)
 {
     (void)e;
-    ((struct difference *)ctx)->at = 0;
+    ((struct changes *)ctx)->at = 0;
     return 0;
+}
+
+/* Nothing differs: the database is what the image is. db->lock is held. */
+static bool is_there(const struct fetch *f)
+{
+    const struct dbstate *st = database_dbstate(f->db);
+    return f->base && !st->torn && st->page_size == f->end.page_size && st->commit == f->end.commit && st->checksum == f->end.checksum && !f->pages &&
+           st->txid;
+}
+
+static void install_same(struct fetch *f)
+{
+    struct dbstate st = *database_dbstate(f->db);
+    st.txid = f->end.txid;
+    st.lsn = f->end.lsn;
+    st.needs_image = 0;
+    sums_touch(f->db->sums, &st);
+    database_remember(f->db, 1);
 }
 
 /* Rollback mode: until readers have left, for a while. The image is here; to fetch it again would only take longer. */
@@ -319,6 +349,14 @@ static bool wants_image_locked(const struct database *db)
     return db->state == DATABASE_IMAGE || (db->state == DATABASE_UNKNOWN && db->pending);
 }
 
+static bool wants_image(struct database *db)
+{
+    pthread_mutex_lock(&db->lock);
+    bool wants = wants_image_locked(db);
+    pthread_mutex_unlock(&db->lock);
+    return wants;
+}
+
 static int install(struct fetch *f, struct err *e)
 {
     struct node *n = f->c->node;
@@ -328,12 +366,17 @@ static int install(struct fetch *f, struct err *e)
     /* Removed meanwhile, or brought up by the log? Then this image is of yesterday. */
     int rc = wants_image_locked(db) ? database_load(n->databases, db, e) : err_set(e, -ECANCELED, "%s needs no image any more", db->name);
     bool fresh = faccessat(n->db_fd, db->name, F_OK, AT_SYMLINK_NOFOLLOW) != 0;
+    if (!rc && fresh && f->base) /* the private file has only what differs from one that is gone */
+        rc = err_set(e, ERR_AGAIN_LATER, "%s was removed meanwhile", db->name);
     if (!rc && fresh)
         rc = install_new(f, e);
+    bool same = !rc && !fresh && is_there(f);
+    if (same)
+        install_same(f);
     pthread_mutex_unlock(&db->lock);
     pthread_mutex_unlock(&db->sqlite);
-    if (!rc && !fresh) {
-        struct difference d = {.f = f, .page = malloc(65536)};
+    if (!rc && !fresh && !same) {
+        struct changes d = {.f = f, .page = malloc(65536)};
         struct apply_tx tx = {
             .page_size = f->end.page_size,
             .commit = f->end.commit,
@@ -341,8 +384,8 @@ static int install(struct fetch *f, struct err *e)
             .checksum = f->end.checksum,
             .first_lsn = f->end.lsn,
             .last_lsn = f->end.lsn,
-            .next = difference_next,
-            .rewind = difference_rewind,
+            .next = changes_next,
+            .rewind = changes_rewind,
             .ctx = &d,
         };
         rc = d.page ? run_patiently(f, &tx, e) : err_errno(e, ENOMEM, "image");
@@ -357,19 +400,87 @@ static int install(struct fetch *f, struct err *e)
     return 0;
 }
 
-static int open_temp(struct fetch *f, struct err *e)
+static void temp_name(const struct database *db, char *temp, size_t size)
+{
+    const char *slash = strrchr(db->name, '/');
+    snprintf(temp, size, "%.*s%simage-%llx", slash ? (int)(slash - db->name + 1) : 0, db->name, LAYOUT_PRIVATE_PREFIX,
+             (unsigned long long)crc64_iso(0, db->name, strlen(db->name)));
+}
+
+/* The private file has a name of the database's, so that what an interrupted fetch left is found. anew: nothing of that is wanted. */
+static int open_temp(struct fetch *f, bool anew, struct err *e)
 {
     struct node *n = f->c->node;
-    const char *slash = strrchr(f->db->name, '/');
     int rc = apply_make_parents(n, f->db->name, &f->parent, e);
     if (rc)
         return rc;
-    snprintf(f->temp, sizeof f->temp, "%.*s%simage-%llx", slash ? (int)(slash - f->db->name + 1) : 0, f->db->name,
-             LAYOUT_PRIVATE_PREFIX, (unsigned long long)crc64_iso(0, f->db->name, strlen(f->db->name)));
-    f->fd = openat(n->mount_fd, f->temp, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
+    temp_name(f->db, f->temp, sizeof f->temp);
+    f->fd = openat(n->mount_fd, f->temp, O_RDWR | O_CREAT | (anew ? O_TRUNC : 0) | O_CLOEXEC | O_NOFOLLOW, 0644);
     return f->fd < 0 ? err_errno(e, errno, "create %s", f->temp) : 0;
 }
 
+/* ---- what is here already ---- */
+
+/* Makes known what the database here is: f->base. A file of which nothing is known is read first. */
+static int take_base(struct fetch *f, struct err *e)
+{
+    struct node *n = f->c->node;
+    struct database *db = f->db;
+    unsigned failures = f->c->failed == db ? f->c->failures : 0;
+    bool here = faccessat(n->db_fd, db->name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+    pthread_mutex_lock(&db->lock);
+    struct dbstate st = *database_dbstate(db);
+    if (here && st.torn) /* a change was being written into it, and its locks are still held: what it is does not matter, it is written anew */
+        resum_needed(n, db);
+    pthread_mutex_unlock(&db->lock);
+    if (!here || st.torn || failures > 1)
+        return 0;
+    if (!st.page_size || failures) {
+        int rc = resum(n, db, e);
+        if (rc == ERR_AGAIN_LATER || rc == -ECANCELED)
+            return rc;
+        if (rc)
+            log_info("resync", "%s: all its pages will be fetched: %s", db->name, e->text);
+    }
+    pthread_mutex_lock(&db->lock);
+    int rc = database_load(n->databases, db, e);
+    st = *database_dbstate(db);
+    uint32_t size = 0;
+    const uint64_t *sums = rc || !st.page_size ? NULL : sums_array(db->sums, &size);
+    f->base_size = MIN(size, st.commit);
+    if (sums && !(f->base = malloc(MAX((size_t)f->base_size, 1u) * sizeof *f->base)))
+        rc = err_errno(e, ENOMEM, "checksums of %s", db->name);
+    if (f->base)
+        memcpy(f->base, sums, (size_t)f->base_size * sizeof *f->base);
+    pthread_mutex_unlock(&db->lock);
+    return rc;
+}
+
+/* Checksums of what an interrupted fetch left in the private file. */
+static int sum_temp(struct fetch *f, struct err *e)
+{
+    uint32_t size = f->h.page_size;
+    off_t at = 0, hole;
+    _cleanup_fd_ int fd = openat(f->c->node->db_fd, f->temp, O_RDONLY | O_CLOEXEC | O_NOFOLLOW); /* which knows where holes are */
+    if (fd < 0)
+        return err_errno(e, errno, "open %s", f->temp);
+    while ((at = lseek(fd, at, SEEK_DATA)) >= 0 && (hole = lseek(fd, at, SEEK_HOLE)) >= 0) {
+        uint64_t from = (uint64_t)at / size, end = ((uint64_t)hole + size - 1) / size;
+        for (uint64_t p = from; p < MIN(end, (uint64_t)f->sums_size); p++) {
+            ssize_t k = pread(fd, f->buf, size, (off_t)(p * size));
+            if (k < 0)
+                return err_errno(e, errno, "read %s", f->temp);
+            if (k == (ssize_t)size && !(f->base && all_zero(f->buf, size))) /* zeroes may be no page, but what surrounds one that was written */
+                f->sums[p] = page_checksum((uint32_t)p + 1, f->buf, size);
+        }
+        at = hole;
+        if (atomic_load(&f->c->node->stopping))
+            return err_set(e, -ECANCELED, "this node stops");
+    }
+    return at < 0 && errno != ENXIO ? err_errno(e, errno, "read %s", f->temp) : 0;
+}
+
+/* The resource of db on the primary. */
 static void url_of(struct node *n, const struct database *db, char *url, size_t size)
 {
     char name[128], base[256];
@@ -379,7 +490,6 @@ static void url_of(struct node *n, const struct database *db, char *url, size_t 
         bool plain = (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9') || strchr("-._~", *p);
         k += (size_t)snprintf(url + k, size - k, plain ? "%c" : "%%%02X", (unsigned char)*p);
     }
-    snprintf(url + k, size - k, "/image?format=pages");
 }
 
 /* The first record of db in the log at or after from that belongs to a life after its last DROP there; 0: none. */
@@ -433,49 +543,111 @@ static int gone(struct image_client *c, struct database *db, struct err *e)
     return rc;
 }
 
-static int fetch_image(struct image_client *c, struct database *db, struct err *e)
+/* ranges: NULL: all pages. */
+static int download(struct fetch *f, const char *url, const uint8_t *ranges, size_t len, int *status, struct err *e)
+{
+    char image[LAYOUT_NAME_MAX * 3 + 440];
+    snprintf(image, sizeof image, "%s/image?format=pages", url);
+    f->have_header = false;
+    f->head_len = 0;
+    int rc = http_client_stream(f->c->http, ranges ? "POST" : "GET", image, "application/octet-stream", ranges, len, on_data, f, status, e);
+    if (rc && f->error.code == rc)
+        *e = f->error;
+    return rc;
+}
+
+/* Fetches what is not here yet. */
+static int fetch_difference(struct fetch *f, const char *url, int *status, struct err *e)
+{
+    unsigned failures = f->c->failed == f->db ? f->c->failures : 0;
+    struct difference d = {.http = f->c->http, .url = url, .wide = failures > 0};
+    int rc = difference_begin(&d, status, e);
+    f->h = (struct image_header){.page_size = d.head.page_size, .commit = d.head.commit, .epoch = d.head.epoch, .lsn = d.head.from};
+    f->sums_size = d.head.commit;
+    f->buf_size = f->h.page_size ? BUFFER_BYTES / f->h.page_size * f->h.page_size : 1;
+    f->sums = rc ? NULL : calloc(MAX(f->sums_size, 1u), sizeof *f->sums);
+    f->buf = rc ? NULL : malloc(f->buf_size);
+    if (!rc && (!f->sums || !f->buf))
+        rc = err_errno(e, ENOMEM, "checksums of %u pages", f->sums_size);
+    if (!rc && f->h.page_size)
+        rc = sum_temp(f, e);
+    struct difference_have have = {.base = f->base, .n_base = f->base_size, .sums = f->sums, .n = f->sums_size};
+    if (!rc)
+        rc = difference_find(&d, &have, e);
+    if (!rc && d.wanted)
+        rc = download(f, url, d.ranges, d.ranges_len, status, e);
+    else if (!rc)
+        f->end = (struct image_end){d.head.commit, d.head.page_size, d.head.lsn, d.head.txid, d.head.checksum}, f->have_end = true;
+    if (!rc && (f->h.page_size != d.head.page_size || f->h.epoch != d.head.epoch || f->h.lsn < d.head.from))
+        rc = err_set(e, ERR_AGAIN_LATER, "%s was replaced while it was being compared", f->db->name);
+    f->h.lsn = d.head.from; /* what has changed since then is in the log */
+    if (!rc && d.more)
+        rc = err_set(e, ERR_AGAIN_LATER, "%s: the first %llu of the pages that differ are here", f->db->name, (unsigned long long)d.wanted);
+    difference_end(&d);
+    return rc;
+}
+
+static int fetch_from(struct fetch *f, struct err *e)
 {
     char url[LAYOUT_NAME_MAX * 3 + 400];
+    struct image_client *c = f->c;
+    uint64_t began = now_ns();
+    int status = 0;
+    url_of(c->node, f->db, url, sizeof url);
+    struct stat st;
+    bool part = f->base || (!fstat(f->fd, &st) && st.st_size > 0);
+    f->holes = !part;
+    int rc = part ? fetch_difference(f, url, &status, e) : download(f, url, NULL, 0, &status, e);
+    if (status == 404)
+        return gone(c, f->db, e);
+    if (!rc)
+        rc = complete(f, e);
+    if (!rc)
+        rc = install(f, e);
+    metrics_add(METRIC_IMAGE_PAGES_FETCHED, f->pages);
+    if (rc)
+        return rc;
+    metrics_add(METRIC_IMAGES_FETCHED, 1);
+    log_info("image", "%s: %u of %u pages of %u bytes fetched in %llu ms, LSN %llu", f->db->name, f->pages, f->end.commit, f->end.page_size,
+             (unsigned long long)(now_ns() - began) / 1000000u, (unsigned long long)f->end.lsn);
+    return 0;
+}
+
+/* What has come stays for the next try, unless it is wrong, no longer wanted, or takes room that there is not. */
+static bool keeps_temp(struct fetch *f, int rc)
+{
+    return rc && rc != ERR_CHECKSUM && rc != -ENOSPC && rc != -EDQUOT && wants_image(f->db);
+}
+
+static int fetch_image(struct image_client *c, struct database *db, struct err *e)
+{
     struct fetch f = {.c = c, .db = db, .fd = -1};
-    int rc = open_temp(&f, e);
+    int rc = take_base(&f, e);
+    if (!rc)
+        rc = open_temp(&f, c->failed == db, e);
     if (!rc) {
-        url_of(c->node, db, url, sizeof url);
-        uint64_t began = now_ns();
-        int status = 0;
-        rc = http_client_download(c->http, url, on_data, &f, &status, e);
-        if (rc && f.error.code == rc)
-            *e = f.error;
-        if (status == 404)
-            rc = gone(c, db, e);
-        else if (!rc)
-            rc = complete(&f, e);
-        if (!rc && status != 404)
-            rc = install(&f, e);
-        if (!rc && status != 404) {
-            metrics_add(METRIC_IMAGES_FETCHED, 1);
-            log_info("image", "%s: %u pages of %u bytes in %llu ms, LSN %llu", db->name, f.end.commit, f.end.page_size,
-                     (unsigned long long)(now_ns() - began) / 1000000u, (unsigned long long)f.end.lsn);
-        }
+        rc = fetch_from(&f, e);
+        bool keep = keeps_temp(&f, rc);
         pthread_mutex_lock(&db->sqlite); /* it may be the database by now: see database.h */
         close(f.fd);
         pthread_mutex_unlock(&db->sqlite);
-        if (unlinkat(c->node->mount_fd, f.temp, 0) && errno != ENOENT)
+        if (!keep && unlinkat(c->node->mount_fd, f.temp, 0) && errno != ENOENT)
             log_warn("image", "cannot remove %s: %s", f.temp, err_name(errno));
+    }
+    if (rc == ERR_CHECKSUM) { /* next time more is compared, and then nothing is taken for granted */
+        c->failures = c->failed == db ? c->failures + 1 : 1;
+        c->failed = db;
+    } else if (!rc && c->failed == db) {
+        c->failed = NULL;
+        c->failures = 0;
     }
     free(f.buf);
     free(f.sums);
+    free(f.base);
     return rc;
 }
 
 /* ---- the thread ---- */
-
-static bool wants_image(struct database *db)
-{
-    pthread_mutex_lock(&db->lock);
-    bool wants = wants_image_locked(db);
-    pthread_mutex_unlock(&db->lock);
-    return wants;
-}
 
 /* Fetches what is wanted now, one after the other. One that fails does not keep the others waiting. Number of images that came; *failed: some did not. */
 static unsigned fetch_all(struct image_client *c, bool *failed)
@@ -510,12 +682,26 @@ static bool wait_for_work(struct image_client *c, bool retry)
     return go_on;
 }
 
+/* What was fetched for a database that needs it no longer: this node was killed, and has got on in another way. */
+static int remove_leftover(void *ctx, struct database *db)
+{
+    struct node *n = ctx;
+    char temp[LAYOUT_NAME_MAX + 64];
+    temp_name(db, temp, sizeof temp);
+    if (!wants_image(db) && faccessat(n->db_fd, temp, F_OK, AT_SYMLINK_NOFOLLOW) == 0 && unlinkat(n->mount_fd, temp, 0) == 0)
+        log_info("image", "removed %s, left by a fetch that did not end", temp);
+    return 0;
+}
+
 static void *run(void *arg)
 {
     struct image_client *c = arg;
-    bool failed = false;
+    bool failed = false, first = true;
     prctl(PR_SET_NAME, "image");
     while (wait_for_work(c, failed)) {
+        if (first)
+            databases_each(c->node->databases, remove_leftover, c->node);
+        first = false;
         do
             failed = false;
         while (fetch_all(c, &failed));

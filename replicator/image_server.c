@@ -17,6 +17,7 @@
 #include "lib/util.h"
 #include "replicator/api_private.h"
 #include "replicator/capture.h"
+#include "replicator/difference.h"
 #include "replicator/image.h"
 #include "replicator/metrics.h"
 #include "replicator/walmap.h"
@@ -29,6 +30,7 @@
 #define HIGH_WATER (512u << 10)
 #define LOW_WATER (128u << 10)
 #define PASSES 3
+#define STEP_SLICES 64u /* in one turn of the loop, if they are small */
 #define BARRIER_NS UINT64_C(30000000000)
 #define IMAGES_MAX 64u
 
@@ -48,6 +50,7 @@ struct image {
     struct walmap *wal;
     struct image_header start;
     uint64_t start_txid;
+    bool some;          /* only these pages were asked for: `missing` has them from the start */
     int pass;           /* 1.. */
     uint64_t next;      /* page */
     uint64_t *missing;  /* one bit a page, [0] bit 0: page 1; of the first commit's pages */
@@ -69,15 +72,13 @@ static uint64_t state_lsn(struct node *n, const struct dbstate *st)
     return MAX(st->lsn, node_applied(n).lsn);
 }
 
-/* The state under the lock; an error when there is nothing, or nothing fit to be sent. */
-static int look(struct image *im, struct dbstate *st, uint64_t *lsn, struct err *e)
+int image_look(struct node *n, struct database *db, struct dbstate *st, uint64_t *lsn, struct err *e)
 {
-    struct database *db = im->db;
     pthread_mutex_lock(&db->lock);
     enum database_state s = db->state;
-    int rc = s == DATABASE_OK || s == DATABASE_WAITING ? database_load(im->node->databases, db, e) : 0;
+    int rc = s == DATABASE_OK || s == DATABASE_WAITING ? database_load(n->databases, db, e) : 0;
     *st = *database_dbstate(db);
-    *lsn = state_lsn(im->node, st);
+    *lsn = state_lsn(n, st);
     pthread_mutex_unlock(&db->lock);
     if (rc)
         return rc;
@@ -157,12 +158,12 @@ static bool is_missing(const struct image *im, uint32_t pgno)
     return (im->missing[(pgno - 1) / 64] >> ((pgno - 1) % 64)) & 1;
 }
 
-/* The next run of pages to look at, from im->next on: all in the first pass, the missing ones later. Number of pages, 0: none. */
+/* The next run of pages to look at, from im->next on: all (or those that were asked for) in the first pass, the missing ones later. Number of pages, 0: none. */
 static uint32_t next_run(struct image *im, uint32_t *first)
 {
     uint32_t max = MIN(SLICE / im->start.page_size, IMAGE_CHUNK_PAGES_MAX), commit = im->start.commit, n = 0;
     uint64_t p = im->next;
-    if (im->pass > 1) {
+    if (im->pass > 1 || im->some) {
         while (p <= commit && !is_missing(im, (uint32_t)p))
             p += (p - 1) % 64 == 0 && im->missing[(p - 1) / 64] == 0 ? 64 : 1;
         while (n < max && p + n <= commit && is_missing(im, (uint32_t)p + n))
@@ -268,7 +269,7 @@ static void send_end(struct image *im)
     struct err e = {0};
     uint64_t lsn;
     uint8_t buf[IMAGE_END_SIZE];
-    if (look(im, &st, &lsn, &e) || st.page_size != im->start.page_size || st.txid < im->start_txid) {
+    if (image_look(im->node, im->db, &st, &lsn, &e) || st.page_size != im->start.page_size || st.txid < im->start_txid) {
         give_up(im, e.code ? e.text : "the database was replaced meanwhile");
         return;
     }
@@ -299,7 +300,11 @@ static void step(void *arg)
     struct image *im = arg;
     if (!im->req || im->working || im->done || http_pending(im->req) >= HIGH_WATER)
         return;
-    if (send_slice(im)) {
+    bool more = true;
+    uint64_t until = im->bytes + SLICE / 2;
+    for (unsigned i = 0; more && i < STEP_SLICES && im->bytes < until && http_pending(im->req) < HIGH_WATER; i++)
+        more = send_slice(im);
+    if (more) {
         if (http_pending(im->req) < HIGH_WATER)
             http_wake(im->wake); /* streams get their turn between two slices */
         return;
@@ -414,10 +419,24 @@ static void submit(struct image *im, void (*work)(struct job *), void (*done)(st
 
 /* ---- the request ---- */
 
+/* Notes the pages that the body of the request names. */
+static int choose(struct image *im, struct err *e)
+{
+    size_t len;
+    const uint8_t *body = (const uint8_t *)http_body(im->req, &len);
+    uint64_t at = 0;
+    uint32_t first, n;
+    int rc;
+    while ((rc = difference_range(body, len, &at, &first, &n)) > 0)
+        for (uint64_t p = first; p < (uint64_t)first + n && p <= im->start.commit; p++)
+            set_missing(im, (uint32_t)p, true);
+    return rc ? err_set(e, -EINVAL, "the body is a list of ranges of pages: first and number, 4 bytes each, ascending") : 0;
+}
+
 static int begin(struct image *im, struct err *e)
 {
     struct dbstate st;
-    int rc = look(im, &st, &im->start.lsn, e);
+    int rc = image_look(im->node, im->db, &st, &im->start.lsn, e);
     if (rc)
         return rc;
     im->start_txid = st.txid;
@@ -433,7 +452,10 @@ static int begin(struct image *im, struct err *e)
     im->buf = malloc(IMAGE_CHUNK_SIZE + SLICE);
     im->sums = malloc(SLICE / 512 * sizeof *im->sums);
     im->wake = http_wake_new(im->api->http, step, im);
-    return im->missing && im->buf && im->sums && im->wake ? 0 : err_errno(e, ENOMEM, "image of %s", im->db->name);
+    if (!im->missing || !im->buf || !im->sums || !im->wake)
+        return err_errno(e, ENOMEM, "image of %s", im->db->name);
+    im->some = http_method(im->req) == HTTP_M_POST;
+    return im->some ? choose(im, e) : 0;
 }
 
 static void pages_get(struct api *a, struct http_request *req, const char *name)
@@ -466,10 +488,10 @@ static void pages_get(struct api *a, struct http_request *req, const char *name)
 void image_server_get(struct api *a, struct http_request *req, const char *name)
 {
     const char *format = http_query(req, "format");
-    if (!format || strcmp(format, "sqlite") == 0)
+    if ((!format || strcmp(format, "sqlite") == 0) && http_method(req) != HTTP_M_POST)
         image_copy_get(a, req, name);
     else if (strcmp(format, "pages") == 0)
         pages_get(a, req, name);
     else
-        http_reply_error(req, 400, "format is sqlite or pages");
+        http_reply_error(req, 400, "format is sqlite or pages (POST: pages only)");
 }

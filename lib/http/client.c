@@ -421,12 +421,12 @@ int http_response_check(const struct http_response *r, const char *method, const
     return code;
 }
 
-int http_client_stream(struct http_client *c, const char *method, const char *url, const void *body, size_t len, http_on_data on_data,
-                       void *ctx, int *status, struct err *e)
+int http_client_stream(struct http_client *c, const char *method, const char *url, const char *content_type, const void *body, size_t len,
+                       http_on_data on_data, void *ctx, int *status, struct err *e)
 {
     struct http_response r = {0};
     struct curl_slist *headers = NULL;
-    if (body && make_headers(c, "application/json", &headers) < 0)
+    if (body && make_headers(c, content_type, &headers) < 0)
         return err_set(e, -ENOMEM, "%s %s: out of memory", method, url);
     c->r = &r;
     c->e = e;
@@ -453,7 +453,7 @@ int http_client_stream(struct http_client *c, const char *method, const char *ur
 
 int http_client_download(struct http_client *c, const char *url, http_on_data on_data, void *ctx, int *status, struct err *e)
 {
-    return http_client_stream(c, "GET", url, NULL, 0, on_data, ctx, status, e);
+    return http_client_stream(c, "GET", url, NULL, NULL, 0, on_data, ctx, status, e);
 }
 
 int http_client_upload(struct http_client *c, const char *method, const char *url, int fd, off_t off, uint64_t len,

@@ -74,9 +74,9 @@ typedef int (*http_on_data)(void *ctx, const void *p, size_t n);
  * it left e->code at 0, a general text). */
 int http_client_download(struct http_client *c, const char *url, http_on_data on_data, void *ctx, int *status, struct err *e);
 
-/* The same for another method, with a JSON body (which stays the caller's): what watches of etcd's gateway are. */
-int http_client_stream(struct http_client *c, const char *method, const char *url, const void *body, size_t len, http_on_data on_data,
-                       void *ctx, int *status, struct err *e);
+/* The same for another method, with a body of that type (it stays the caller's): what watches of etcd's gateway are. */
+int http_client_stream(struct http_client *c, const char *method, const char *url, const char *content_type, const void *body, size_t len,
+                       http_on_data on_data, void *ctx, int *status, struct err *e);
 
 /* Sends len bytes of fd from off on as the body (method PUT or POST; application/octet-stream). fd stays the caller's; its position is
  * not used. progress (or NULL) is told now and then how many bytes are sent. -ENODATA: the file is shorter. Rest as
