@@ -73,7 +73,7 @@ void capture_dirty(struct capture *c, struct capture_file *cf, bool recheck)
 /* After a look: a file with nothing due leaves the list that each round goes through. */
 static void settle_place(struct capture *c, struct capture_file *cf)
 {
-    if (cf->dirty || cf->look_ns || cf->diff_ns || (cf->unwatched && !c->blind))
+    if (cf->dirty || cf->look_ns || cf->diff_ns || cf->watch.muted)
         return;
     pthread_mutex_lock(&cf->db->lock);
     bool busy = cf->mode == CAPTURE_MAPPING || cf->mode == CAPTURE_DIFFING;
@@ -177,7 +177,7 @@ static void hurry(struct capture *c, struct capture_file *cf)
     bool idle = cf->mode == CAPTURE_IDLE;
     pthread_mutex_unlock(&cf->db->lock);
     if (idle && !cf->diff_ns && !walview_exists(c->node, cf->db) && capture_file_differs(c, cf->db))
-        capture_main_changed(c, cf, false); /* its directory is not watched yet, or cannot be */
+        capture_main_changed(c, cf, false); /* its files cannot be watched */
     if (cf->diff_ns)
         cf->diff_ns = now_ns();
     capture_dirty(c, cf, false);
@@ -195,7 +195,7 @@ static void hurry_files(struct capture *c, bool all)
     for (struct capture_file *cf = c->hot; cf; cf = cf->next) {
         if (cf->diff_ns)
             cf->diff_ns = now_ns();
-        if (all || cf->unwatched)
+        if (all)
             hurry(c, cf);
         else if (cf->look_ns)
             cf->dirty = true;
@@ -253,6 +253,27 @@ static void cancel_asks(struct capture *c)
     }
 }
 
+/* See CAPTURE_BUSY_NS. */
+static bool busy(const struct capture *c, uint64_t now)
+{
+    return now < MAX(c->last_record_ns, c->hold_until_ns) + CAPTURE_BUSY_NS;
+}
+
+static void look(struct capture *c, struct capture_file *cf, uint64_t now)
+{
+    cf->moved = false;
+    capture_step(c, cf);
+    if (cf->moved && !cf->watch.muted && cf->db->watched && busy(c, now))
+        capture_watch(c, cf, true);
+    if (!cf->watch.muted || cf->moved || (cf->look_ns && now < cf->look_since_ns + CAPTURE_LOOK_SOON_NS))
+        return;
+    /* It has come to rest. First the watch, then a look: what comes in between is seen by it. */
+    capture_watch(c, cf, false);
+    capture_unseen_changes(c, cf);
+    cf->recheck = true;
+    capture_step(c, cf);
+}
+
 /* Looks at what is due; returns when the next is. */
 static uint64_t run_files(struct capture *c)
 {
@@ -263,8 +284,10 @@ static uint64_t run_files(struct capture *c)
         after = cf->next;
         if (cf->diff_ns && cf->diff_ns <= now)
             capture_start_diff(c, cf, false);
-        if (cf->dirty || (cf->look_ns && cf->look_ns <= now))
-            capture_step(c, cf);
+        if (cf->dirty || (cf->look_ns && cf->look_ns <= now) || (cf->watch.muted && !cf->look_ns))
+            look(c, cf, now);
+        if (cf->watch.muted && !cf->look_ns)
+            next = MIN(next, now + CAPTURE_HOLD_NS);
         if (cf->diff_ns)
             next = MIN(next, cf->diff_ns);
         if (cf->look_ns)
@@ -302,7 +325,7 @@ static void note_records(struct capture *c)
     if (lsn == c->last_lsn)
         return;
     now = now_ns();
-    if (now < MAX(c->last_record_ns, c->hold_until_ns) + CAPTURE_BUSY_NS)
+    if (busy(c, now))
         c->hold_until_ns = now + CAPTURE_HOLD_NS;
     c->last_lsn = lsn;
     c->last_record_ns = now;
@@ -324,7 +347,7 @@ static void wait_for_events(struct capture *c, uint64_t next, bool hold)
     int n = epoll_pwait2(from, ev, ARRAY_SIZE(ev), next == UINT64_MAX ? NULL : &t, NULL);
     c->inotify_ready |= from != c->all_fd; /* it was not waited for */
     for (int i = 0; i < n && from == c->all_fd; i++)
-        c->inotify_ready |= ev[i].data.fd == dirwatch_fd(c->dirwatch);
+        c->inotify_ready |= ev[i].data.fd == filewatch_fd(c->filewatch);
     if (from == c->all_fd && n > 0) /* which of the inner ones: without waiting */
         n = epoll_wait(c->epoll_fd, ev, ARRAY_SIZE(ev), 0);
     for (int i = 0; i < n; i++) {
@@ -334,6 +357,14 @@ static void wait_for_events(struct capture *c, uint64_t next, bool hold)
         c->hooks_ready |= ev[i].data.fd == c->hooks_fd;
         c->positions_ready |= c->node->positions && ev[i].data.fd == position_server_fd(c->node->positions);
     }
+}
+
+/* This node does not capture any more. Should it be primary again, everything is looked at. */
+static void unwatch_all(struct capture *c)
+{
+    for (struct capture_file *cf = c->all; cf; cf = cf->next_all)
+        capture_unwatch(c, cf->db);
+    c->watching = false;
 }
 
 static void *run(void *arg)
@@ -360,7 +391,8 @@ static void *run(void *arg)
         if (inotify || c->hooks_ready || waiters)
             capture_events(c, inotify);
         take_requests(c);
-        capture_fresh_watches(c);
+        if (c->watching && node_role(c->node) == NODE_REPLICA)
+            unwatch_all(c);
         if (c->rescan_ns && c->rescan_ns <= now_ns())
             capture_rescan(c);
         if (waiters)
@@ -397,13 +429,13 @@ int capture_open(struct node *n, struct capture **out, struct err *e)
     if (!rc)
         rc = capture_journal_open(&c->journal, e);
     if (!rc)
-        rc = dirwatch_open(n, &c->dirwatch, e);
+        rc = filewatch_open(n, &c->filewatch, e);
     if (!rc) {
         watch_fd(c->epoll_fd, c->wake_fd);
         if (n->positions)
             watch_fd(c->epoll_fd, position_server_fd(n->positions));
         watch_fd(c->all_fd, c->epoll_fd);
-        watch_fd(c->all_fd, dirwatch_fd(c->dirwatch));
+        watch_fd(c->all_fd, filewatch_fd(c->filewatch));
         rc = pthread_create(&c->thread, NULL, run, c);
         if (rc)
             rc = err_errno(e, rc, "start the capture thread");
@@ -458,7 +490,7 @@ void capture_close(struct capture *c)
             walview_close(cf->db, &cf->view);
         free(cf);
     }
-    dirwatch_close(c->dirwatch);
+    filewatch_close(c->filewatch);
     capture_wal_close(c->wal);
     capture_journal_close(c->journal);
     close(c->wake_fd);

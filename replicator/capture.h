@@ -13,8 +13,8 @@ struct capture_ask {
     uint64_t round;
 };
 
-/* Starts the thread: connects to edgefs-fs (and again whenever that is restarted), watches the directories in
- * which applications have databases open. */
+/* Starts the thread: connects to edgefs-fs (and again whenever that is restarted), watches the files
+ * of the databases that applications have open. */
 int capture_open(struct node *n, struct capture **out, struct err *e);
 /* Ends the thread; requests are still taken, and lie. Then, when nobody can make any: capture_close. */
 void capture_stop(struct capture *c);

@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
-#include <sys/inotify.h>
 
 const char *capture_companion(const char *path, char *name)
 {
@@ -49,27 +48,20 @@ static void main_changed(struct capture *c, struct capture_file *cf)
         capture_main_changed(c, cf, false);
 }
 
-static void on_inotify(void *ctx, const char *path, uint32_t mask)
+static void on_inotify(void *ctx, struct filewatch_target *t, enum filewatch_file file)
 {
     struct capture *c = ctx;
-    char name[LAYOUT_NAME_MAX + 1];
-    if (!path) {
+    struct capture_file *cf = (struct capture_file *)t;
+    if (!t) {
         capture_rescan(c);
         return;
     }
-    if (node_role(c->node) != NODE_PRIMARY || (mask & IN_ISDIR))
+    if (node_role(c->node) != NODE_PRIMARY)
         return;
-    const char *suffix = capture_companion(path, name);
-    struct capture_file *cf = suffix ? capture_file_by_name(c, name) : NULL;
-    if (!cf)
-        return;
-    bool names_changed = mask & (IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO);
-    if (!*suffix) {
-        if (!(mask & (IN_DELETE | IN_MOVED_FROM))) /* removals come as hooks, in order */
-            main_changed(c, cf);
-    } else if (strcmp(suffix, LAYOUT_JOURNAL) != 0) {
-        /* A wal-index that was made empty (IN_MODIFY) is somebody's again. */
-        capture_dirty(c, cf, names_changed || !strcmp(suffix, LAYOUT_SHM));
+    if (file == FILEWATCH_MAIN) {
+        main_changed(c, cf);
+    } else {
+        capture_dirty(c, cf, file == FILEWATCH_SHM); /* one that was made empty is somebody's again */
         if (cf->look_ns && now_ns() - cf->look_since_ns > 20000000u)
             cf->look_ns = 0; /* a fresh write after a long time: publication is near, start the back-off again */
     }
@@ -244,12 +236,12 @@ void capture_events(struct capture *c, bool inotify)
     bool any;
     do {
         c->inotify_ready &= !inotify;
-        any = inotify && dirwatch_fill(c->dirwatch);
+        any = inotify && filewatch_fill(c->filewatch);
         do {
             c->hooks_ready = false;
             if (c->hooks_fd >= 0)
                 take_hooks(c);
         } while (any && c->hooks_ready);
-        dirwatch_report(c->dirwatch, on_inotify, c);
-    } while (any && dirwatch_more(c->dirwatch));
+        filewatch_report(c->filewatch, on_inotify, c);
+    } while (any && filewatch_more(c->filewatch));
 }

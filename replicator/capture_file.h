@@ -3,6 +3,7 @@
 #define EDGEFS_CAPTURE_FILE_H
 
 #include "replicator/capture_wal.h"
+#include "replicator/filewatch.h"
 #include "replicator/walframes.h"
 
 #define CAPTURE_DEFERRED_MAX 16
@@ -28,6 +29,7 @@ enum capture_place {
 };
 
 struct capture_file {
+    struct filewatch_target watch; /* first: the events' callback gets its address. Capture thread; muted: see CAPTURE_HOLD_NS */
     struct database *db;
     struct capture_file *next, *prev; /* capture thread: of its list */
     enum capture_place place;
@@ -47,7 +49,8 @@ struct capture_file {
     uint32_t life;        /* +1 when the name was dropped, or came to mean another file: what a scan that began before has read is void */
     /* capture thread only */
     bool dirty;            /* look at it in this round */
-    bool unwatched;        /* opened before its directory was watched: see capture_fresh_watches */
+    bool unwatched;        /* its files cannot be watched */
+    bool moved;            /* the last look has captured something */
     bool recheck;          /* NAME-wal or NAME-shm was created or removed: is the view still the right one? */
     bool closed;           /* applications have closed it */
     uint64_t look_ns;      /* look again at this time; 0: no */

@@ -52,40 +52,30 @@ bool capture_file_differs(struct capture *c, struct database *db)
 
 /* ---- files that applications have open ---- */
 
-/* worker_fn: watches a directory. */
-static void watch_job(struct node *n, struct database *db, uint64_t arg)
+void capture_watch(struct capture *c, struct capture_file *cf, bool muted)
 {
-    char *dir = (char *)(uintptr_t)arg;
     struct err e;
-    (void)db;
-    if (dirwatch_add(n->capture->dirwatch, dir, &e) && e.code != -ENOENT && e.code != -ENOTDIR) {
-        node_warn(n, "changes in %s/ will be noticed late: %s", dir, e.text);
-        atomic_store(&n->capture->blind, true);
-    }
-    free(dir);
-    capture_wake(n->capture);
+    c->watching = true;
+    cf->unwatched = filewatch_set(c->filewatch, cf->db->name, &cf->watch, muted, &e) != 0;
+    if (cf->unwatched && !c->blind)
+        node_warn(c->node, "changes will be noticed late: %s", e.text);
+    c->blind |= cf->unwatched;
 }
 
-static void hold(struct capture *c, struct database *db)
+void capture_unwatch(struct capture *c, struct database *db)
 {
-    char dir[LAYOUT_NAME_MAX + 1];
-    if (db->watched)
+    if (db->watched && db->capture)
+        filewatch_clear(c->filewatch, &db->capture->watch);
+    db->watched = false;
+}
+
+static void watch(struct capture *c, struct database *db)
+{
+    struct capture_file *cf = db->watched || !captures(c) ? NULL : capture_file_of(c, db);
+    if (!cf)
         return;
     db->watched = true;
-    if (!dirwatch_hold(c->dirwatch, db->name, dir))
-        return;
-    char *copy = strdup(dir);
-    if (!copy || worker_post(c->node->worker, watch_job, NULL, (uint64_t)(uintptr_t)copy, 0)) {
-        log_error("capture", "no memory to watch %s/", dir);
-        free(copy);
-    }
-}
-
-static void release(struct capture *c, struct database *db)
-{
-    if (db->watched)
-        dirwatch_release(c->dirwatch, db->name);
-    db->watched = false;
+    capture_watch(c, cf, false);
 }
 
 static void set_open(struct capture *c, struct database *db, bool open)
@@ -94,9 +84,9 @@ static void set_open(struct capture *c, struct database *db, bool open)
     db->apps_open = open;
     pthread_mutex_unlock(&db->lock);
     if (open)
-        hold(c, db);
+        watch(c, db);
     else
-        release(c, db);
+        capture_unwatch(c, db);
 }
 
 void capture_opened(struct capture *c, const char *name)
@@ -105,13 +95,13 @@ void capture_opened(struct capture *c, const char *name)
     struct database *db = database_name_possible(name) ? databases_get(c->node->databases, name, &e) : NULL;
     if (!db)
         return;
-    bool watched = dirwatch_active(c->dirwatch, name);
     db->opens_told = c->opens_told;
     set_open(c, db, true);
     struct capture_file *cf = captures(c) ? capture_file_of(c, db) : NULL;
     if (!cf)
         return;
-    cf->unwatched = !watched;
+    if (!cf->diff_ns)
+        capture_unseen_changes(c, cf); /* the watch has just begun */
     capture_dirty(c, cf, true);
 }
 
@@ -165,25 +155,13 @@ void capture_opens_end(struct capture *c)
     databases_each(c->node->databases, close_unless_told, c);
 }
 
-void capture_fresh_watches(struct capture *c)
+void capture_unseen_changes(struct capture *c, struct capture_file *cf)
 {
-    if (!dirwatch_fresh(c->dirwatch))
-        return;
-    struct capture_file *const lists[] = {c->hot, c->busy, c->warm};
-    for (size_t i = 0; i < ARRAY_SIZE(lists); i++)
-        for (struct capture_file *cf = lists[i], *next; cf; cf = next) {
-            next = cf->next;
-            if (!cf->unwatched || (cf->db->watched && !dirwatch_active(c->dirwatch, cf->db->name)))
-                continue;
-            cf->unwatched = false;
-            /* Opened before the watch was there: what was written since then has raised no event. */
-            pthread_mutex_lock(&cf->db->lock);
-            bool known = database_dbstate(cf->db)->file.ino;
-            pthread_mutex_unlock(&cf->db->lock);
-            if (!walview_exists(c->node, cf->db) && (!known || capture_file_differs(c, cf->db)))
-                capture_main_changed(c, cf, true);
-            capture_dirty(c, cf, true);
-        }
+    pthread_mutex_lock(&cf->db->lock);
+    bool known = database_dbstate(cf->db)->file.ino;
+    pthread_mutex_unlock(&cf->db->lock);
+    if (!walview_exists(c->node, cf->db) && (!known || capture_file_differs(c, cf->db)))
+        capture_main_changed(c, cf, true);
 }
 
 /* ---- gone ---- */
@@ -191,7 +169,7 @@ void capture_fresh_watches(struct capture *c)
 static void dropped(struct capture *c, struct database *db)
 {
     struct capture_file *cf = capture_file_of(c, db);
-    release(c, db); /* a file without a name is not told to be closed */
+    capture_unwatch(c, db); /* a file without a name is not told to be closed */
     pthread_mutex_lock(&db->lock);
     db->apps_open = false;
     pthread_mutex_unlock(&db->lock);
@@ -275,8 +253,9 @@ static void rename_database(struct capture *c, struct database *from, struct dat
     struct err e;
     bool was_open = from->watched;
     to->opens_told = c->opens_told;
+    capture_unwatch(c, to); /* whoever has the old file of that name open has a file without a name now */
+    set_open(c, to, was_open); /* takes over the watches: no write is missed */
     set_open(c, from, false);
-    set_open(c, to, was_open); /* whoever has the old file of that name open has a file without a name now */
     struct capture_file *cf = capture_file_of(c, from), *ct = capture_file_of(c, to);
     if (!cf || !ct)
         return;
@@ -336,7 +315,6 @@ static void rename_directory(struct capture *c, const char *from, const char *to
 {
     struct prefix p = {.path = from, .len = strlen(from)};
     struct err e;
-    dirwatch_renamed(c->dirwatch, from, to);
     if (databases_each(c->node->databases, collect_below, &p))
         log_error("capture", "no memory to follow the rename of %s/", from);
     for (size_t i = 0; i < p.n; i++) {

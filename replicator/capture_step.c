@@ -9,7 +9,6 @@
 #include <stdio.h>
 
 #define LOOK_FIRST_MAX_NS 2000000u
-#define LOOK_SOON_NS 20000000u /* so long a publication is expected at any moment */
 #define LOOK_FIRST_NS 20000u /* back-off of looking for the publication of frames that are in the WAL already */
 
 void capture_answer_deferred(struct capture *c, struct capture_file *cf)
@@ -96,9 +95,9 @@ static void look_again(struct capture_file *cf)
         cf->look_wait_ns = MAX(LOOK_FIRST_NS, MIN(cf->publish_ns - cf->publish_ns / 4, LOOK_FIRST_MAX_NS));
     } else {
         uint64_t age = now - cf->look_since_ns, soon = MIN(MAX(cf->publish_ns / 8, 50000u), 1000000u);
-        if (cf->look_wait_ns > LOOK_FIRST_NS * 2 && age < LOOK_SOON_NS)
+        if (cf->look_wait_ns > LOOK_FIRST_NS * 2 && age < CAPTURE_LOOK_SOON_NS)
             cf->look_wait_ns = MAX(LOOK_FIRST_NS, soon / 2); /* the guess was too short by a little */
-        uint64_t cap = age < LOOK_SOON_NS ? soon : age < 200000000u ? 1000000u : age < 5000000000u ? 10000000u : 200000000u;
+        uint64_t cap = age < CAPTURE_LOOK_SOON_NS ? soon : age < 200000000u ? 1000000u : age < 5000000000u ? 10000000u : 200000000u;
         cf->look_wait_ns = MIN(cf->look_wait_ns + cf->look_wait_ns / 2, cap);
     }
     cf->look_ns = now + cf->look_wait_ns;
@@ -205,7 +204,8 @@ static void step_mapped(struct capture *c, struct capture_file *cf)
     cf->unseen_view = false;
     int rc = catch_up(c, cf, &h);
     cf->behind = rc == ERR_AGAIN_LATER;
-    if (cf->look_ns && database_dbstate(cf->db)->lsn != before) {
+    cf->moved = database_dbstate(cf->db)->lsn != before;
+    if (cf->look_ns && cf->moved) {
         cf->publish_ns = (cf->publish_ns * 3 + MIN(now_ns() - cf->look_since_ns, 10000000u)) / 4;
         cf->look_ns = 0;
     }
@@ -222,7 +222,7 @@ static void step_mapped(struct capture *c, struct capture_file *cf)
         walview_release(&cf->view);
     }
     /* A look in vain while a commit waits for its disk costs no call into the kernel; whether the frames are still there is asked later. */
-    bool again = cf->look_ns && now_ns() - cf->look_since_ns < LOOK_SOON_NS;
+    bool again = cf->look_ns && now_ns() - cf->look_since_ns < CAPTURE_LOOK_SOON_NS;
     if (again || unpublished(cf, &h))
         look_again(cf);
     else
@@ -242,6 +242,8 @@ void capture_step(struct capture *c, struct capture_file *cf)
         capture_answer_deferred(c, cf);
         return;
     }
+    if (cf->recheck && db->watched)
+        capture_watch(c, cf, cf->watch.muted); /* files that are new */
     pthread_mutex_lock(&db->lock);
     if (cf->mode == CAPTURE_MAPPED && cf->recheck) {
         if (!walview_current(c->node, db, &cf->view))

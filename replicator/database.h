@@ -60,7 +60,7 @@ struct database {
     struct apply_file *apply;
     void *merge;  /* follower's thread: apply_records.c */
     uint32_t opens_told; /* capture's thread: the connection to edgefs-fs that last said that it is open */
-    bool watched; /* capture's thread: it counts for the watch of its directory (dirwatch.h) */
+    bool watched; /* capture's thread: its files are watched (filewatch.h) */
     /* guarded by the registry's lock of its lists */
     struct database *next_loaded, *prev_loaded, *next_pending, *prev_pending;
 };
