@@ -1,12 +1,14 @@
 #include "ctl/compare.h"
 #include "ctl/field.h"
 #include "ctl/options.h"
+#include "ctl/repair.h"
 #include "ctl/table.h"
 #include "ctl/text.h"
 #include "lib/util.h"
 #include <inttypes.h>
 
 #define RANGES_SHOWN 20
+#define REPAIR_WAIT_MS 60000 /* the most that a node waits for a position */
 
 static const struct {
     const char *cell, *json;
@@ -210,11 +212,12 @@ static void print_summary(const struct comparison *x, const struct tally *t, boo
 
 static int run(struct cluster *c, int argc, char **argv)
 {
-    bool json = false, quick = false;
+    bool json = false, quick = false, repair = false;
     struct compare_options o = {.wait_ms = 10000, .scrub_ms = 3600000};
     const struct option options[] = {
         {"--json", OPTION_FLAG, &json, 0, 0},
         {"--quick", OPTION_FLAG, &quick, 0, 0},
+        {"--repair", OPTION_FLAG, &repair, 0, 0},
         {"--wait", OPTION_DURATION, &o.wait_ms, 0, 60000},
         {"--timeout", OPTION_DURATION, &o.scrub_ms, 1000, 86400000},
     };
@@ -227,28 +230,47 @@ static int run(struct cluster *c, int argc, char **argv)
     o.scrub = !quick;
     if ((o.only && cluster_check_name(o.only, &e)) || compare_run(c, &o, &x, &e))
         return ctl_fail_err(&e);
+    json_t *repairs = NULL;
+    if (repair && repair_run(c, &o, &x, &repairs)) {
+        if (!json)
+            repair_print(repairs);
+        compare_free(&x);
+        o.wait_ms = REPAIR_WAIT_MS; /* a replica that fetches something is behind until it has it */
+        if (compare_run(c, &o, &x, &e)) {
+            json_decref(repairs);
+            return ctl_fail_err(&e);
+        }
+        if (!json)
+            putchar('\n');
+    }
     struct tally t = count(&x);
     bool yes = !t.wrong && !t.silent && !t.unknown;
     if (json) {
-        rc = field_print(to_json(&x, yes), false);
+        json_t *all = to_json(&x, yes);
+        if (all && repairs)
+            json_object_set(all, "repairs", repairs);
+        rc = field_print(all, false);
     } else {
         bool colours = text_colours(STDOUT_FILENO);
         print_table(&x, colours);
         print_details(&x, colours);
         print_summary(&x, &t, o.scrub, colours);
     }
+    json_decref(repairs);
     compare_free(&x);
     return rc ? rc : yes ? CTL_OK : CTL_NO;
 }
 
 const struct command cmd_verify = {
     .name = "verify",
-    .usage = "[DB] [--json] [--quick] [--wait 10s] [--timeout 1h]",
+    .usage = "[DB] [--repair] [--json] [--quick] [--wait 10s] [--timeout 1h]",
     .summary = "is every database the same on every node, and undamaged?",
     .help = "Compares the checksum of each database on each node with the primary's, all at the same position of the log, while writing goes\n"
             "on. Then every node reads all its pages and compares them with their checksums. Where databases differ, the pages that do are\n"
             "listed. Exit code 0: all is in order; 1: something differs, is missing or damaged, or a node could not be compared.\n\n"
             "  DB              only this database\n"
+            "  --repair        then mend what is not in order: damaged pages from another node, what differs or is missing on a replica from the primary; and\n"
+            "                  look once more\n"
             "  --json          {\"epoch\", \"lsn\", \"identical\", \"primary\", \"nodes\", \"databases\":[{\"name\", \"nodes\":{NODE:{\"result\", …}}}]}\n"
             "  --quick         do not read the pages, only compare the checksums that the nodes keep\n"
             "  --wait TIME     how long a node that lags may take to reach the position (default 10s)\n"

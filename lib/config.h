@@ -55,6 +55,10 @@ struct config {
         uint64_t retention_bytes; /* log: {retention-bytes: 1GiB}; at least segment-size */
         uint64_t retention_age_ms; /* log: {retention-age: 24h} */
     } log;
+    struct {
+        uint64_t interval_ms; /* scrub: {interval: 24h}; 0: never */
+        uint64_t rate;        /* scrub: {rate: 50MiB}; bytes a second */
+    } scrub;
     uint64_t apply_wait_ms; /* apply-wait: 1s */
     enum log_level log_level; /* logging: {level: info} */
 };

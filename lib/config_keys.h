@@ -40,6 +40,8 @@
     X(LOG_SEGMENT_SIZE, "log.segment-size", SIZE, log.segment_size, CONFIG_MIB, CONFIG_GIB, NULL, "64MiB")              \
     X(LOG_RETENTION_BYTES, "log.retention-bytes", SIZE, log.retention_bytes, CONFIG_MIB, CONFIG_PIB, NULL, "1GiB")      \
     X(LOG_RETENTION_AGE, "log.retention-age", DURATION, log.retention_age_ms, 1000, 3650 * CONFIG_DAY_MS, NULL, "24h")  \
+    X(SCRUB_INTERVAL, "scrub.interval", DURATION, scrub.interval_ms, 0, 3650 * CONFIG_DAY_MS, NULL, "24h")              \
+    X(SCRUB_RATE, "scrub.rate", SIZE, scrub.rate, CONFIG_MIB, CONFIG_PIB, NULL, "50MiB")                                \
     X(APPLY_WAIT, "apply-wait", DURATION, apply_wait_ms, 0, 3600 * 1000, NULL, "1s")                                    \
     X(LOGGING_LEVEL, "logging.level", INDEX, log_level, 0, 0, "debug|info|warn|error", "info")
 

@@ -126,6 +126,9 @@ static int add_database(void *ctx, struct database *db)
         t->bytes += (json_int_t)st->commit * st->page_size;
     }
     t->others += db->state == DATABASE_OTHER;
+    if (db->damaged && db->state != DATABASE_ABSENT && ++t->warned <= WARNINGS_MAX)
+        json_array_append_new(t->warnings, json_sprintf("%s: %u pages changed on the disk by themselves (page %u …) and could not be mended", db->name,
+                                                        db->damaged, db->damaged_page));
     if (db->warning[0] && db->state != DATABASE_ABSENT && ++t->warned <= WARNINGS_MAX)
         json_array_append_new(t->warnings, json_sprintf("%s: %s", db->name, db->warning));
     pthread_mutex_unlock(&db->lock);
@@ -267,7 +270,7 @@ void api_database(struct http_request *req, void *arg)
     struct api *a = arg;
     char name[LAYOUT_NAME_MAX + 1], verb[32];
     if (request_database(req, name, verb)) {
-        http_reply_error(req, 404, "not /v1/databases/NAME[/checksum|/sums|/blocks|/image]; NAME is a path inside the mount, percent-encoded "
+        http_reply_error(req, 404, "not /v1/databases/NAME[/checksum|/sums|/blocks|/image|/repair]; NAME is a path inside the mount, percent-encoded "
                                    "('/' as %%2F), and no companion file (-wal, -shm, -journal, -pos)");
         return;
     }
@@ -284,8 +287,10 @@ void api_database(struct http_request *req, void *arg)
         difference_server_blocks(a, req, name);
     else if ((get || post) && strcmp(verb, "image") == 0)
         image_server_get(a, req, name);
+    else if (post && strcmp(verb, "repair") == 0)
+        api_repair(a, req, name);
     else if (!verb[0] || !get)
-        http_reply_error(req, 405, "GET goes to /v1/databases/NAME/checksum, /sums, /blocks or /image; POST to /blocks and /image; PUT and DELETE to "
+        http_reply_error(req, 405, "GET goes to /v1/databases/NAME/checksum, /sums, /blocks or /image; POST to /blocks, /image and /repair; PUT and DELETE to "
                                    "/v1/databases/NAME");
     else
         http_reply_error(req, 404, "there is nothing called \"%s\" below a database", verb);

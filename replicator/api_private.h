@@ -62,6 +62,7 @@ void api_databases(struct http_request *req, void *arg);
 void api_database(struct http_request *req, void *arg); /* everything below /v1/databases/ */
 void api_checksum(struct api *a, struct http_request *req, const char *name);
 void api_sums(struct api *a, struct http_request *req, const char *name);
+void api_repair(struct api *a, struct http_request *req, const char *name);
 void api_log(struct http_request *req, void *arg);
 void api_log_record(struct http_request *req, void *arg);
 void api_quarantine(struct http_request *req, void *arg);

@@ -35,6 +35,7 @@ struct apply_tx {
     uint64_t txid;      /* after it */
     uint64_t checksum;  /* after it */
     uint64_t first_lsn, last_lsn;
+    bool same; /* the state stays: what is written is what should be there (mend.h). Not entered (ERR_AGAIN_LATER) if the state is another one by now */
     /* The pages, twice in the same order: next gives 1 and the page, 0 at the end, negative: error; rewind starts over. */
     int (*next)(void *ctx, uint32_t *pgno, const uint8_t **page, struct err *e);
     int (*rewind)(void *ctx, struct err *e);

@@ -164,7 +164,7 @@ static int write_tx(struct node *n, struct database *db, const struct apply_tx *
             return rc;
     }
     st->wal_salt1 = st->wal_salt2 = st->wal_frame = 0;
-    rc = readers_would_notice(db, p1, e);
+    rc = tx->same ? 0 : readers_would_notice(db, p1, e);
     if (!rc)
         rc = apply_inplace_write(n, db, tx, e);
     if (!rc && p1->wal_mode) { /* from now on in WAL mode: open anew, that way, and fenced as before */
@@ -193,6 +193,8 @@ static int run_locked(struct node *n, struct database *db, const struct apply_tx
     };
     struct page1 p1;
     int rc = database_load(n->databases, db, e);
+    if (!rc && tx->same && (old.txid != tx->txid || old.lsn != tx->last_lsn))
+        rc = err_set(e, ERR_AGAIN_LATER, "%s has changed meanwhile", db->name);
     if (!rc)
         rc = check(db, tx, &l, &p1, e);
     if (!rc)
@@ -217,7 +219,8 @@ static int run_locked(struct node *n, struct database *db, const struct apply_tx
         for (uint32_t i = 0; i < l.n; i++)
             sums_set(db->sums, l.v[i].pgno, l.v[i].sum);
         sums_commit(db->sums, &st);
-        database_remember(db, tx->first_lsn);
+        if (!tx->same)
+            database_remember(db, tx->first_lsn);
         metrics_add(METRIC_APPLIED_WRITES, 1);
         if (db->state != DATABASE_OK || db->warning[0])
             database_mark(db, DATABASE_OK, NULL);

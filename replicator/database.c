@@ -290,6 +290,16 @@ static void let_go(struct databases *d, struct database *db)
     db->idle = (struct dbstate){0};
 }
 
+size_t database_url_name(const struct database *db, char *url, size_t size)
+{
+    size_t k = 0;
+    for (const char *p = db->name; *p && k + 4 < size; p++) {
+        bool plain = (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9') || strchr("-._~", *p);
+        k += (size_t)snprintf(url + k, size - k, plain ? "%c" : "%%%02X", (unsigned char)*p);
+    }
+    return k;
+}
+
 void database_settle(struct databases *d, struct database *db, const struct filestamp *stamp)
 {
     struct err e;

@@ -53,6 +53,7 @@ struct database {
     bool apps_open;      /* applications have it open, as edgefs-fs last said */
     uint64_t pending;    /* replica: LSN of the first record that is in the log and not applied here; 0: none. database_set_pending */
     uint64_t covered, lacks; /* at start only: pending.c */
+    uint32_t damaged, damaged_page; /* pages that changed on the disk by themselves and are not mended, and the first of them: scrub.c. 0: none known */
     struct database_past *past;
     uint64_t past_count; /* entries ever written; newest at (past_count - 1) % past_size */
     uint32_t past_size;  /* entries of the array, a power of two */
@@ -98,6 +99,9 @@ bool filestamp_same_contents(const struct filestamp *a, const struct filestamp *
 
 /* True if path can be a database: not a companion (-wal, -shm, -journal, -pos), virtual or private name. */
 bool database_name_possible(const char *path);
+
+/* Its name as one segment of a URL, percent-encoded, into url of size bytes. Length. */
+size_t database_url_name(const struct database *db, char *url, size_t size);
 
 /* ---- with db->lock held ---- */
 

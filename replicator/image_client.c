@@ -486,10 +486,7 @@ static void url_of(struct node *n, const struct database *db, char *url, size_t 
     char name[128], base[256];
     node_primary(n, name, base);
     size_t k = (size_t)snprintf(url, size, "%s/v1/databases/", base);
-    for (const char *p = db->name; *p && k + 4 < size; p++) {
-        bool plain = (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9') || strchr("-._~", *p);
-        k += (size_t)snprintf(url + k, size - k, plain ? "%c" : "%%%02X", (unsigned char)*p);
-    }
+    (void)database_url_name(db, url + k, size - k);
 }
 
 /* The first record of db in the log at or after from that belongs to a life after its last DROP there; 0: none. */

@@ -15,6 +15,7 @@
 #include "replicator/neighbours.h"
 #include "replicator/position_server.h"
 #include "replicator/replicas.h"
+#include "replicator/scrub.h"
 #include "replicator/startup.h"
 #include "replicator/stream_server.h"
 #include "replicator/worker.h"
@@ -123,6 +124,8 @@ static int start_threads(struct program *p, struct err *e)
     if (!rc)
         rc = follower_open(n, &n->follower, e);
     if (!rc)
+        rc = scrub_open(n, e);
+    if (!rc)
         rc = keeper_open(n, &p->keeper, e);
     if (!rc && n->lease)
         rc = lease_etcd_run(n->lease, e);
@@ -144,7 +147,9 @@ static int close_file(void *ctx, struct database *db)
 static void stop_threads(struct program *p)
 {
     struct node *n = &p->node;
+    scrub_stop(n);
     api_stop(p->api);
+    scrub_close(n);
     lease_etcd_close(n->lease, p->release);
     keeper_close(p->keeper);
     follower_close(n->follower);

@@ -34,6 +34,7 @@ struct follower;
 struct fences;
 struct hooks;
 struct replicas;
+struct scrub;
 struct http_server;
 struct image_client;
 struct lease_etcd;
@@ -64,6 +65,7 @@ struct node {
     struct follower *follower;
     struct image_client *image_client;
     struct replicas *replicas;
+    struct scrub *scrub;
     struct http_server *http;
     struct stream_server *streams;
     struct lease_etcd *lease; /* NULL: lease.type static */
