@@ -13,6 +13,7 @@ import tempfile
 import time
 
 import harness
+import resync_row
 from report import Line
 
 TOOLS = os.path.join(harness.BUILD, "bench")
@@ -668,6 +669,7 @@ ROWS = {
     "restart": restart_row,
     "diff-scan": diff_scan,
     "supervise": supervise,
+    "resync": resync_row.resync,
 }
 
 

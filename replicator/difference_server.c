@@ -6,6 +6,7 @@
 #include "replicator/api_private.h"
 #include "replicator/difference.h"
 #include "replicator/image_server.h"
+#include "replicator/metrics.h"
 #include <errno.h>
 #include <stdio.h>
 
@@ -149,6 +150,7 @@ static void blocks_work(struct call *c)
 static void blocks_reply(struct call *c)
 {
     struct blocks_call *b = c->extra;
+    metrics_add(METRIC_DIFFERENCE_BYTES, b->w.len + (uint64_t)b->ask.n * 4);
     http_reply(c->req, 200, "application/x-edgefs-blocks", b->w.p, b->w.len);
 }
 

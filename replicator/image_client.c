@@ -394,6 +394,7 @@ static int install(struct fetch *f, struct err *e)
     if (rc)
         return rc;
     pthread_mutex_lock(&db->lock);
+    db->damaged = 0;
     database_set_pending(n->databases, db, f->end.lsn + 1);
     database_mark(db, DATABASE_WAITING, "its image is in place; the log since then is being applied");
     pthread_mutex_unlock(&db->lock);

@@ -427,6 +427,7 @@ static int choose(struct image *im, struct err *e)
     uint64_t at = 0;
     uint32_t first, n;
     int rc;
+    metrics_add(METRIC_DIFFERENCE_BYTES, len);
     while ((rc = difference_range(body, len, &at, &first, &n)) > 0)
         for (uint64_t p = first; p < (uint64_t)first + n && p <= im->start.commit; p++)
             set_missing(im, (uint32_t)p, true);

@@ -19,6 +19,7 @@
     X(IMAGES, "edgefs_images_sent_total", "Database images that were sent completely.")                                \
     X(IMAGE_BYTES, "edgefs_image_sent_bytes_total", "Bytes of database images given to connections.")                  \
     X(IMAGE_PAGES_LEFT, "edgefs_image_pages_left_total", "Pages left out of images because they kept changing.")       \
+    X(DIFFERENCE_BYTES, "edgefs_difference_bytes_total", "Bytes of questions and answers about which pages of a replica differ (without the pages).") \
     X(SCRUB_BYTES, "edgefs_scrub_read_bytes_total", "Bytes of databases that were read to be compared with their checksums.") \
     X(SCRUB_BAD, "edgefs_scrub_bad_pages_total", "Pages that had changed on the disk by themselves.")                  \
     X(SCRUB_MENDED, "edgefs_scrub_mended_pages_total", "Pages that were mended from another node.")                    \

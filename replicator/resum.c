@@ -21,7 +21,7 @@ void resum_needed(struct node *n, struct database *db)
 
 static int enter(struct node *n, struct database *db, const struct scan_result *r, struct err *e)
 {
-    if (db->state != DATABASE_IMAGE)
+    if (db->state != DATABASE_IMAGE && !(db->state == DATABASE_UNKNOWN && db->pending))
         return err_set(e, -ECANCELED, "%s needs no image any more", db->name);
     resum_needed(n, db); /* killed in between: once more */
     const struct dbstate old = *database_dbstate(db);
