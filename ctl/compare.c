@@ -2,6 +2,7 @@
 
 #include "ctl/field.h"
 #include "ctl/progress.h"
+#include "lib/filter.h"
 #include "lib/util.h"
 #include <errno.h>
 #include <inttypes.h>
@@ -185,6 +186,18 @@ static const char *difference(const json_t *a, const json_t *b)
     return field_u64_or(a, "txid", 0) != field_u64_or(b, "txid", 0) ? "transaction number" : NULL;
 }
 
+/* Whether a node that has no database of that name says that it is not to have it. */
+static bool not_wanted(const json_t *answer, const char *name)
+{
+    const json_t *filter = json_object_get(answer, "filter");
+    struct filter f;
+    if (!json_is_object(filter))
+        return false;
+    snprintf(f.include, sizeof f.include, "%s", field_text_or(filter, "include", ""));
+    snprintf(f.exclude, sizeof f.exclude, "%s", field_text_or(filter, "exclude", ""));
+    return !filter_wants(&f, name);
+}
+
 static void judge(struct comparison *x, int name)
 {
     struct compared *primary = cell_of(x, name, 0);
@@ -192,6 +205,8 @@ static void judge(struct comparison *x, int name)
         struct compared *cell = cell_of(x, name, i);
         if (!x->per_node[i].answer) {
             cell->verdict = VERDICT_UNKNOWN;
+        } else if (!cell->db && primary->db && not_wanted(x->per_node[i].answer, x->names[name])) {
+            cell->verdict = VERDICT_NOT_WANTED;
         } else if (!cell->db) {
             cell->verdict = i == 0 || primary->db ? VERDICT_MISSING : VERDICT_OK;
         } else if (!primary->db) {

@@ -12,6 +12,7 @@ enum verdict {
     VERDICT_MISSING, /* not there, but on the primary; or on the primary: not there, but on a replica */
     VERDICT_EXTRA,   /* there, but not on the primary */
     VERDICT_DAMAGED, /* pages do not match their checksums */
+    VERDICT_NOT_WANTED, /* not there, and that node is not to have it */
     VERDICT_UNKNOWN, /* the node did not answer */
 };
 

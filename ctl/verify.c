@@ -17,6 +17,7 @@ static const struct {
     [VERDICT_OK] = {"ok", "ok", TABLE_GOOD},           [VERDICT_DIFFERS] = {"DIFFERS", "differs", TABLE_BAD},
     [VERDICT_MISSING] = {"missing", "missing", TABLE_BAD}, [VERDICT_EXTRA] = {"extra", "extra", TABLE_BAD},
     [VERDICT_DAMAGED] = {"DAMAGED", "damaged", TABLE_BAD}, [VERDICT_UNKNOWN] = {"unknown", "unknown", TABLE_WARN},
+    [VERDICT_NOT_WANTED] = {"-", "not-wanted", TABLE_PLAIN},
 };
 
 static const struct compared *cell_of(const struct comparison *x, int name, int node)
@@ -102,7 +103,8 @@ static void print_details(const struct comparison *x, bool colours)
     for (int i = 0; i < x->n_names; i++)
         for (int j = 0; j < x->nodes.n; j++) {
             const struct compared *cell = cell_of(x, i, j);
-            if (!x->per_node[j].answer || (cell->verdict == VERDICT_OK && !cell->note && !cell->differs))
+            if (!x->per_node[j].answer || cell->verdict == VERDICT_NOT_WANTED ||
+                (cell->verdict == VERDICT_OK && !cell->note && !cell->differs))
                 continue;
             _cleanup_free_ char *name = text_printable(x->names[i]), *node = text_printable(x->nodes.items[j].name),
                                 *why = text_printable(cell->note ? cell->note : "");
@@ -182,7 +184,7 @@ static struct tally count(const struct comparison *x)
         bool wrong = false, unknown = false;
         for (int j = 0; j < x->nodes.n; j++) {
             enum verdict v = cell_of(x, i, j)->verdict;
-            wrong = wrong || (v != VERDICT_OK && v != VERDICT_UNKNOWN);
+            wrong = wrong || (v != VERDICT_OK && v != VERDICT_UNKNOWN && v != VERDICT_NOT_WANTED);
             unknown = unknown || (v == VERDICT_UNKNOWN && x->per_node[j].answer);
         }
         t.wrong += wrong;

@@ -10,6 +10,8 @@
 #include <stdio.h>
 
 #define CONFIG_FILE_MAX ((size_t)1 << 20)
+#define ENDPOINTS_MAX 16
+#define GLOBS_MAX 32
 #define PAGE "docs/configuration.md"
 
 enum key_id {
@@ -151,6 +153,10 @@ static int set_value(struct loader *l, enum key_id id, const char *text)
         return rc;
     case CONFIG_TYPE_URL:
         if (!(rc = config_parse_url(text, &string, l->e)))
+            replace(field, string);
+        return rc;
+    case CONFIG_TYPE_UPSTREAM:
+        if (!(rc = config_parse_upstream(text, &string, l->e)))
             replace(field, string);
         return rc;
     case CONFIG_TYPE_LISTEN:
@@ -378,11 +384,15 @@ static int load_value(struct loader *l, enum key_id id, int key_line)
         err_set(l->e, ERR_CONFIG, "\"%s\" must be a list of %s, not %s", keys[id].path,
                 nodes ? "{name: a, url: http://host:port}" : "{listen: HOST:PORT, target: HOST:PORT, …}", config_event_kind(&ev));
         rc = config_at_line(l, value_line, ERR_CONFIG);
-    } else if (keys[id].type == CONFIG_TYPE_ENDPOINTS && ev.type == YAML_SEQUENCE_START_EVENT) {
-        rc = config_load_endpoints(l, &l->c->lease.endpoints);
-    } else if (keys[id].type == CONFIG_TYPE_ENDPOINTS) {
-        err_set(l->e, ERR_CONFIG, "\"%s\" must be a list of http://HOST:PORT, not %s", keys[id].path, config_event_kind(&ev));
-        rc = config_at_line(l, value_line, ERR_CONFIG);
+    } else if (keys[id].type == CONFIG_TYPE_ENDPOINTS || keys[id].type == CONFIG_TYPE_GLOBS) {
+        bool urls = keys[id].type == CONFIG_TYPE_ENDPOINTS;
+        if (ev.type == YAML_SEQUENCE_START_EVENT) {
+            rc = config_load_list(l, keys[id].path, urls ? ENDPOINTS_MAX : GLOBS_MAX, urls ? config_parse_proxy_url : config_parse_glob,
+                                  (struct config_list *)(void *)((char *)l->c + keys[id].offset));
+        } else {
+            err_set(l->e, ERR_CONFIG, "\"%s\" must be a list of %s, not %s", keys[id].path, urls ? "http://HOST:PORT" : "patterns", config_event_kind(&ev));
+            rc = config_at_line(l, value_line, ERR_CONFIG);
+        }
     } else {
         const char *text = config_scalar_text(l, &ev, keys[id].path);
         if (!text)
@@ -633,6 +643,24 @@ static int complete_lease(struct loader *l)
     return 0;
 }
 
+static int complete_databases(struct loader *l)
+{
+    struct config *c = l->c;
+    enum key_id id = l->line[KEY_DATABASES_INCLUDE] ? KEY_DATABASES_INCLUDE : KEY_DATABASES_EXCLUDE;
+    if (!config_partial(c))
+        return 0;
+    if (!c->lease.etcd && !strcmp(c->lease.primary, c->node)) {
+        err_set(l->e, ERR_CONFIG, "this node is lease.primary, and a primary has all databases");
+        return at_key(l, id, ERR_CONFIG);
+    }
+    if (l->line[KEY_LEASE_CANDIDATE] && c->lease.candidate) {
+        err_set(l->e, ERR_CONFIG, "a node that has only some of the databases cannot become primary: lease: {candidate: false}");
+        return at_key(l, id, ERR_CONFIG);
+    }
+    c->lease.candidate = false;
+    return 0;
+}
+
 /* ---- command line -------------------------------------------------------------------------------------------------------- */
 
 int config_take_args(int argc, char **argv, struct config_args *args, struct err *e)
@@ -735,7 +763,7 @@ static int load_all(struct loader *l, const struct config_args *args)
     if (!(l->base = strdup(cwd)))
         return err_errno(l->e, ENOMEM, "configuration");
     if ((rc = load_args(l, args)) || (rc = complete_node(l)) || (rc = complete_paths(l)) || (rc = complete_nodes(l)) ||
-        (rc = complete_http(l)) || (rc = complete_log(l)) || (rc = complete_lease(l)) || (rc = config_complete_proxies(l)))
+        (rc = complete_http(l)) || (rc = complete_log(l)) || (rc = complete_lease(l)) || (rc = complete_databases(l)) || (rc = config_complete_proxies(l)))
         return rc;
     return 0;
 }
@@ -775,9 +803,10 @@ void config_free(struct config *c)
     free(c->http.advertise);
     free(c->token_file);
     free(c->lease.primary);
-    for (int i = 0; i < c->lease.endpoints.n; i++)
-        free(c->lease.endpoints.items[i]);
-    free(c->lease.endpoints.items);
+    config_free_list(&c->lease.endpoints);
+    config_free_list(&c->databases.include);
+    config_free_list(&c->databases.exclude);
+    free(c->upstream);
     free(c->lease.cluster);
     free(c->lease.ca_file);
     free(c->lease.cert_file);
@@ -785,6 +814,11 @@ void config_free(struct config *c)
     free(c->lease.user);
     free(c->lease.password_file);
     free(c);
+}
+
+bool config_partial(const struct config *c)
+{
+    return c->databases.include.n || c->databases.exclude.n;
 }
 
 const struct config_node *config_node(const struct config *c, const char *name)

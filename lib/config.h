@@ -9,6 +9,8 @@
 #include <stdint.h>
 
 #define CONFIG_NODES_MAX 256
+#define CONFIG_UPSTREAM_PRIMARY "primary"
+#define CONFIG_UPSTREAM_NEAREST "nearest"
 
 struct config_node {
     char *name; /* unique */
@@ -47,6 +49,10 @@ struct config {
     } lease;
     struct config_node *nodes; /* nodes: [{name: a, url: http://…}, …]; may include this node itself */
     int n_nodes;
+    char *upstream; /* whom a replica follows: CONFIG_UPSTREAM_* or the URL of a node */
+    struct {
+        struct config_list include, exclude; /* patterns of names of databases that a replica has; no include: all */
+    } databases;
     struct config_proxy *proxies; /* proxy: [{listen: …, target: …}, …]; docs/proxy.md */
     int n_proxies;
 
@@ -80,6 +86,9 @@ int config_take_args(int argc, char **argv, struct config_args *args, struct err
  * cannot be read) and e->text is "FILE:LINE: message" naming the key, the bad value and what would be right; *out untouched. */
 int config_load(const struct config_args *args, struct config **out, struct err *e);
 void config_free(struct config *c);
+
+/* Whether this node replicates only some of the databases (databases.include, databases.exclude). */
+bool config_partial(const struct config *c);
 
 /* The node of that name in c->nodes, or NULL. */
 const struct config_node *config_node(const struct config *c, const char *name);

@@ -36,6 +36,9 @@
     X(LEASE_USER, "lease.user", NAME, lease.user, 0, 0, NULL, NULL)                                                     \
     X(LEASE_PASSWORD_FILE, "lease.password-file", PATH, lease.password_file, 0, 0, NULL, NULL)                          \
     X(NODES, "nodes", NODES, nodes, 0, 0, NULL, NULL)                                                                   \
+    X(UPSTREAM, "upstream", UPSTREAM, upstream, 0, 0, NULL, "primary")                                                  \
+    X(DATABASES_INCLUDE, "databases.include", GLOBS, databases.include, 0, 0, NULL, NULL)                               \
+    X(DATABASES_EXCLUDE, "databases.exclude", GLOBS, databases.exclude, 0, 0, NULL, NULL)                               \
     X(PROXY, "proxy", PROXIES, proxies, 0, 0, NULL, NULL)                                                               \
     X(LOG_SEGMENT_SIZE, "log.segment-size", SIZE, log.segment_size, CONFIG_MIB, CONFIG_GIB, NULL, "64MiB")              \
     X(LOG_RETENTION_BYTES, "log.retention-bytes", SIZE, log.retention_bytes, CONFIG_MIB, CONFIG_PIB, NULL, "1GiB")      \

@@ -27,8 +27,10 @@ int config_given_twice(struct loader *l, const char *path, int line, int first);
 /* A path of the file → absolute; *out becomes the caller's. */
 int config_absolute_path(struct loader *l, const char *text, char **out);
 
-/* config_lease.c: the rest of a list of endpoints, whose SEQUENCE_START has been read. */
-int config_load_endpoints(struct loader *l, struct config_list *list);
+/* config_list.c: the rest of the list of single values that stands at path, whose SEQUENCE_START has been read. parse checks one and makes the copy that
+ * is kept; at most `most` of them. */
+int config_load_list(struct loader *l, const char *path, int most, int (*parse)(const char *text, char **copy, struct err *e), struct config_list *list);
+void config_free_list(struct config_list *list);
 
 /* config_proxy.c: the value of `proxy:`, whose SEQUENCE_START has been read. */
 int config_load_proxies(struct loader *l);

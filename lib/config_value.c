@@ -1,5 +1,6 @@
 #include "lib/config_value.h"
 
+#include "lib/config.h"
 #include "lib/util.h"
 #include <arpa/inet.h>
 #include <errno.h>
@@ -188,6 +189,27 @@ int config_parse_url(const char *text, char **url, struct err *e)
 int config_parse_proxy_url(const char *text, char **url, struct err *e)
 {
     return parse_url(text, true, url, e);
+}
+
+int config_parse_upstream(const char *text, char **upstream, struct err *e)
+{
+    if (!strcmp(text, CONFIG_UPSTREAM_PRIMARY) || !strcmp(text, CONFIG_UPSTREAM_NEAREST)) {
+        *upstream = strdup(text);
+        return *upstream ? 0 : err_errno(e, ENOMEM, "configuration");
+    }
+    return parse_url(text, false, upstream, NULL) ? err_set(e, ERR_CONFIG, "\"%.80s\" is neither primary nor nearest nor a URL of the form http://HOST:PORT", text) : 0;
+}
+
+int config_parse_glob(const char *text, char **glob, struct err *e)
+{
+    size_t n = strlen(text);
+    if (!n || n > CONFIG_GLOB_MAX)
+        return err_set(e, ERR_CONFIG, "\"%.40s%s\" is no pattern of 1 to %d bytes", text, n > 40 ? "…" : "", CONFIG_GLOB_MAX);
+    for (const char *p = text; *p; p++)
+        if ((unsigned char)*p < ' ' || *p == ',' || *p == 0x7f)
+            return err_set(e, ERR_CONFIG, "\"%.80s\": a pattern has no commas and no control characters; write each as an element of the list", text);
+    *glob = strdup(text);
+    return *glob ? 0 : err_errno(e, ENOMEM, "configuration");
 }
 
 bool config_host_is_loopback(const char *host)

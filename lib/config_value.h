@@ -16,7 +16,9 @@ enum config_type {
     CONFIG_TYPE_INDEX,    /* an enum: one of several words */
     CONFIG_TYPE_SIZE,     /* uint64_t bytes */
     CONFIG_TYPE_DURATION, /* uint64_t ms */
-    CONFIG_TYPE_ENDPOINTS, /* struct config_list: http(s)://HOST:PORT; config_lease.c */
+    CONFIG_TYPE_UPSTREAM, /* char *: "primary", "nearest" or http://HOST:PORT */
+    CONFIG_TYPE_ENDPOINTS, /* struct config_list: http(s)://HOST:PORT */
+    CONFIG_TYPE_GLOBS,    /* struct config_list: patterns of names of databases */
     CONFIG_TYPE_NODES,    /* a sequence; config.c */
     CONFIG_TYPE_PROXIES,  /* a sequence; config_proxy.c, which also knows the types below */
     CONFIG_TYPE_TARGET,   /* struct config_address */
@@ -27,6 +29,7 @@ enum config_type {
 };
 
 #define CONFIG_NAME_MAX 64
+#define CONFIG_GLOB_MAX 255
 #define CONFIG_HOST_MAX 253 /* RFC 1035 §2.3.4 */
 
 /* Bytes: "64MiB", "1GiB", "512KiB", "2TiB", or a plain number; within lowest..highest. */
@@ -51,6 +54,11 @@ int config_parse_count(const char *text, uint64_t lowest, uint64_t highest, uint
 int config_parse_url(const char *text, char **url, struct err *e);
 /* The same, or with https. */
 int config_parse_proxy_url(const char *text, char **url, struct err *e);
+
+/* "primary", "nearest", or as config_parse_url; *upstream becomes the caller's. */
+int config_parse_upstream(const char *text, char **upstream, struct err *e);
+/* A pattern of names of databases as fnmatch takes it ('*' also matches '/'): not empty, no comma, no control character, at most CONFIG_GLOB_MAX bytes. */
+int config_parse_glob(const char *text, char **glob, struct err *e);
 
 /* Whether only this machine can reach it: 127.0.0.0/8, ::1 or "localhost". */
 bool config_host_is_loopback(const char *host);

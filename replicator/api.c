@@ -5,6 +5,7 @@
 #include "replicator/api_private.h"
 #include "replicator/difference.h"
 #include "replicator/difference_server.h"
+#include "replicator/follower.h"
 #include "replicator/image_server.h"
 #include "replicator/import.h"
 #include "replicator/metrics.h"
@@ -12,6 +13,7 @@
 #include "replicator/promotion.h"
 #include "replicator/replicas.h"
 #include "replicator/stream_server.h"
+#include "replicator/upstream.h"
 #include <errno.h>
 #include <event2/event.h>
 #include <stdio.h>
@@ -161,12 +163,6 @@ static json_t *lag_json(const struct node *n)
     return lag == UINT64_MAX ? json_null() : json_integer((json_int_t)lag);
 }
 
-static bool is_connected(const struct node *n)
-{
-    enum node_role r = node_role(n);
-    return r == NODE_PRIMARY || r == NODE_HANDING_OVER || atomic_load(&n->connected);
-}
-
 static void add_node_warnings(struct node *n, json_t *warnings)
 {
     char text[sizeof n->warning];
@@ -188,6 +184,8 @@ static void on_status(struct http_request *req, void *arg)
     api_own_url(n, url);
     struct position last = rlog_last(n->rlog), applied = node_applied(n);
     struct totals t = {.warnings = json_array()};
+    char upstream[128], upstream_url[256], path[NODE_PATH_MAX];
+    node_upstream(n, upstream, upstream_url, path);
     add_node_warnings(n, t.warnings);
     databases_each(n->databases, add_database, &t);
     json_t *replicas = replicas_json(n->replicas);
@@ -198,13 +196,16 @@ static void on_status(struct http_request *req, void *arg)
         "{s:{s:I,s:I},s:{s:I,s:I,s:I,s:I},s:o,s:b,s:s,s:s,s:b,s:I,s:i,s:{s:I,s:I,s:I,s:I},s:O,s:O,s:o,s:o,s:o}", "applied", "epoch",
         (json_int_t)applied.epoch, "lsn", (json_int_t)applied.lsn, "log", "first_lsn", (json_int_t)rlog_first(n->rlog), "last_lsn",
         (json_int_t)last.lsn, "durable_lsn", (json_int_t)rlog_durable(n->rlog), "bytes", (json_int_t)rlog_bytes(n->rlog), "lag_ms",
-        lag_json(n), "connected", is_connected(n), "dir", n->config->dir, "data", n->config->data, "passthrough",
+        lag_json(n), "connected", node_live(n), "dir", n->config->dir, "data", n->config->data, "passthrough",
         (int)atomic_load(&n->passthrough), "uptime_s", (json_int_t)((now_ns() - n->start_ns) / 1000000000u), "pid", (int)getpid(),
         "databases", "count", t.count, "bytes", t.bytes, "others", t.others, "warnings", t.warned, "warnings", t.warnings, "replicas", replicas, "nodes",
         node_list(n, url, replicas), "promotion", promotion_status(n), "lease",
         n->lease ? lease_etcd_status(n->lease) : json_pack("{s:s}", "type", "static"));
     if (o && more)
         json_object_update(o, more);
+    if (o && node_role(n) == NODE_REPLICA)
+        json_object_set_new(o, "upstream", *upstream_url ? json_pack("{s:s,s:s,s:s,s:b}", "node", upstream, "url", upstream_url, "path", path, "live",
+                                                                     node_live(n)) : json_null());
     json_decref(replicas);
     json_decref(t.warnings);
     if (!more) {
@@ -222,7 +223,7 @@ static void on_healthz(struct http_request *req, void *arg)
     const char *status = "ok";
     if (r == NODE_STARTING)
         status = "starting";
-    else if (r == NODE_REPLICA && !is_connected(n))
+    else if (r == NODE_REPLICA && !node_live(n))
         status = "disconnected";
     else if (r == NODE_REPLICA && node_lag_ms(n) >= LAG_OK_MS)
         status = "lagging";
@@ -258,12 +259,56 @@ static void on_ack(struct http_request *req, void *arg)
     json_decref(o);
 }
 
+/* A promotion's target comes to the primary itself, by whatever relay it follows otherwise. */
+static void on_upstream(struct http_request *req, void *arg)
+{
+    struct node *n = ((struct api *)arg)->node;
+    uint64_t ms;
+    json_t *o = request_json(req);
+    if (!o)
+        return;
+    char name[128], primary[256];
+    const char *url = request_string(o, "url", UPSTREAM_URL_MAX - 1);
+    node_primary(n, name, primary);
+    if (!url || request_number(o, "for_ms", 0, &ms) || ms > UPSTREAM_FOLLOW_MAX_MS)
+        http_reply_error(req, 400, "needed: {\"url\": URL, \"for_ms\": 0 to %u}", UPSTREAM_FOLLOW_MAX_MS);
+    else if (node_role(n) != NODE_REPLICA)
+        http_reply_error(req, 409, "this node is no replica");
+    else if (strcmp(url, primary) != 0)
+        http_reply_error(req, 409, "this node knows %s (%s) as primary, not %.200s", name, primary, url);
+    else {
+        upstream_follow(n->upstream_choice, url, ms * 1000000u);
+        char now[128], now_url[256];
+        node_upstream(n, now, now_url, NULL);
+        if (strcmp(now_url, url) != 0)
+            follower_restart(n->follower);
+        http_reply(req, 204, NULL, NULL, 0);
+    }
+    json_decref(o);
+}
+
 static void on_stream(struct http_request *req, void *arg)
 {
     stream_server_handle(req, ((struct api *)arg)->streams);
 }
 
 /* ---- below /v1/databases/ ---- */
+
+/* ?lsn=N: not the state before that record. A replica that is not there yet does not answer with an older one, nor say that there is no such database. */
+static bool recent_enough(struct http_request *req, struct node *n)
+{
+    const char *lsn = http_query(req, "lsn");
+    uint64_t least = 0, applied = node_applied(n).lsn;
+    if (lsn && request_u64(lsn, INT64_MAX, &least)) {
+        http_reply_error(req, 400, "lsn is a decimal number");
+        return false;
+    }
+    if (node_role(n) == NODE_REPLICA && applied < least) {
+        request_busy(req, "this replica has applied the log up to LSN %llu only", (unsigned long long)applied);
+        return false;
+    }
+    return true;
+}
 
 void api_database(struct http_request *req, void *arg)
 {
@@ -275,6 +320,8 @@ void api_database(struct http_request *req, void *arg)
         return;
     }
     bool get = (http_method(req) & (HTTP_M_GET | HTTP_M_HEAD)) != 0, post = http_method(req) == HTTP_M_POST;
+    if ((get || post) && !recent_enough(req, a->node))
+        return;
     if (!verb[0] && http_method(req) == HTTP_M_PUT)
         import_put(a, req, name);
     else if (!verb[0] && http_method(req) == HTTP_M_DELETE)
@@ -316,6 +363,7 @@ static int listen_on(struct api *a, struct err *e)
         {HTTP_M_POST, "/v1/promote", 0, api_promote, a, 4096},
         {HTTP_M_GET, "/v1/stream", HTTP_EOF_IS_GONE, on_stream, a, 0},
         {HTTP_M_POST, "/v1/ack", 0, on_ack, a, 4096},
+        {HTTP_M_POST, "/v1/upstream", 0, on_upstream, a, 4096},
         {HTTP_M_POST, "/v1/handover", 0, api_handover, a, 65536},
         {HTTP_M_POST, "/v1/handover/cancel", 0, api_handover_cancel, a, 65536},
     };

@@ -1,5 +1,6 @@
 /* GET /v1/databases, /v1/databases/NAME/checksum and /sums. */
 #include "lib/crc.h"
+#include "lib/filter.h"
 #include "lib/util.h"
 #include "replicator/api_private.h"
 #include "replicator/scan.h"
@@ -81,6 +82,9 @@ static void list_now(struct call *c)
         } else {
             c->answer = json_pack("{s:I,s:I,s:O}", "epoch", (json_int_t)p.epoch, "lsn",
                                   (json_int_t)(l.at_lsn ? l.lsn : p.lsn), "databases", l.list);
+            const struct filter *f = c->api->node->filter;
+            if (c->answer && node_role(c->api->node) == NODE_REPLICA && !filter_everything(f)) /* what is not listed may be missing on purpose */
+                json_object_set_new(c->answer, "filter", json_pack("{s:s,s:s}", "include", f->include, "exclude", f->exclude));
         }
     }
     json_decref(l.list);

@@ -4,6 +4,7 @@
 #include "lib/log.h"
 #include "lib/ltx.h"
 #include "lib/util.h"
+#include "lib/filter.h"
 #include "replicator/image_client.h"
 #include "replicator/position_server.h"
 #include <errno.h>
@@ -410,6 +411,8 @@ static int rename_record(struct apply *a, struct database *from, const struct re
     uint64_t lsn = h->pos.lsn;
     if (apply_rename_target(h, payload, fd, offset, name))
         return err_set(e, ERR_CORRUPT, "the RENAME record %llu of %s cannot be read", (unsigned long long)lsn, from->name);
+    if (!filter_wants(a->node->filter, name))
+        return apply_drop(a, from, lsn, e); /* it goes on elsewhere, under that name */
     struct database *to = databases_get(a->node->databases, name, e);
     if (!to)
         return e->code;
@@ -494,7 +497,7 @@ void apply_records_add(struct apply *a, const struct record_head *h, const uint8
     struct err e;
     a->last_lsn = h->pos.lsn;
     a->records++;
-    if (!h->name_len)
+    if (!h->name_len || (h->type != RECORD_RENAME && !filter_wants(a->node->filter, h->name)))
         return;
     struct database *db = databases_get(a->node->databases, h->name, &e);
     if (!db) {

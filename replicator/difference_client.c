@@ -26,8 +26,10 @@ static int ask(struct difference *d, const char *suffix, const void *body, size_
 int difference_begin(struct difference *d, int *status, struct err *e)
 {
     struct http_response r;
+    char suffix[64];
     *status = 0;
-    int rc = ask(d, "blocks", NULL, 0, &r, status, e);
+    snprintf(suffix, sizeof suffix, "blocks?lsn=%llu", (unsigned long long)d->least);
+    int rc = ask(d, suffix, NULL, 0, &r, status, e);
     size_t n = rc || r.body_len < DIFFERENCE_HEAD_SIZE ? 0 : (r.body_len - DIFFERENCE_HEAD_SIZE) / 8;
     if (!rc && (r.body_len != DIFFERENCE_HEAD_SIZE + n * 8 || difference_head_decode((const uint8_t *)r.body, &d->head) ||
                 n > UINT32_MAX / DIFFERENCE_BLOCK || (uint64_t)d->head.commit * d->head.page_size > COMMIT_BYTES_MAX))

@@ -17,6 +17,7 @@ struct difference_have {
 struct difference {
     struct http_client *http;
     const char *url; /* …/v1/databases/NAME; the caller's */
+    uint64_t least;  /* LSN: not a state before this one */
     bool wide;
     struct difference_head head; /* of the first answer; of its lsn, txid, checksum and commit that of the last one */
     uint64_t *blocks;

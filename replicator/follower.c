@@ -6,11 +6,14 @@
 #include "lib/util.h"
 #include "replicator/apply_records.h"
 #include "replicator/discover.h"
+#include "lib/filter.h"
 #include "replicator/hooks.h"
 #include "replicator/image_client.h"
 #include "replicator/lease.h"
 #include "replicator/position_server.h"
 #include "replicator/quarantine.h"
+#include "replicator/stream_server.h"
+#include "replicator/upstream.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -23,10 +26,13 @@
 #define RETRY_MAX_MS 2000u
 #define CONTROL_MAX (16u << 20) /* payload of a control frame (RESET names every database) */
 #define ACK_MS 8
+#define LOOK_NS 1000000000u
+#define CUT_OFF_NS 3000000000u /* an upstream that does not reach the primary any more gets this long to find it again */
 
 struct follower {
     struct node *node;
-    pthread_t thread, acker;
+    pthread_t thread, acker, looker;
+    bool looks; /* there is a looker */
     struct http_client *client;
     pthread_mutex_t lock;  /* guards restart, stop */
     pthread_cond_t changed;
@@ -44,6 +50,9 @@ struct follower {
     bool in_log;           /* a record is begun in the log */
     bool first_frame;
     uint64_t server_lsn;   /* last LSN the server said it has */
+    char url[UPSTREAM_URL_MAX]; /* whom it follows */
+    bool afresh;           /* it wants other databases than those it was made with: the server is to name them all */
+    uint64_t cut_off_ns;   /* since when the server says that it has lost its own upstream; 0: it has not */
     struct err error;      /* why the stream was ended from here */
 };
 
@@ -70,6 +79,60 @@ static void learn_primary(struct follower *f, const json_t *o)
         return;
     node_set_primary(f->node, primary, url ? url : "");
     hooks_send_role(f->node->hooks);
+    stream_server_greet(f->node->streams);
+}
+
+static bool in_path(const char *path, const char *name)
+{
+    size_t n = strlen(name);
+    for (const char *p = path; p; p = strchr(p, '/') ? strchr(p, '/') + 1 : NULL)
+        if (!strncmp(p, name, n) && (p[n] == '/' || !p[n]))
+            return true;
+    return false;
+}
+
+/* Where the server stands: it is the primary, or a replica that says so in each frame. An error: it is not to be followed. */
+static int learn_place(struct follower *f, const json_t *o, struct err *e)
+{
+    struct node *n = f->node;
+    char name[128], url[256], path[NODE_PATH_MAX];
+    const char *role = json_string_value(json_object_get(o, "role")), *node = json_string_value(json_object_get(o, "node"));
+    const char *above = json_string_value(json_object_get(o, "path"));
+    node_upstream(n, name, url, NULL);
+    if (role) /* a greeting */
+        snprintf(name, sizeof name, "%s", node ? node : "");
+    if (!above && !role)
+        return 0; /* a primary's heartbeat */
+    bool live = above ? json_is_true(json_object_get(o, "live")) : true;
+    if ((size_t)snprintf(path, sizeof path, "%s%s%s", above ? above : "", above && *above ? "/" : "", name) >= sizeof path)
+        return err_set(e, -ELOOP, "%s is too far from the primary: %.200s…", f->url, path);
+    if (in_path(path, n->config->node))
+        return err_set(e, -ELOOP, "%s follows this node, by way of %.300s: not followed", f->url, path);
+    node_set_upstream(n, name, f->url, path);
+    if (atomic_exchange(&n->live, live) != live)
+        position_server_moved(n->positions);
+    if (live)
+        f->cut_off_ns = 0;
+    else if (!f->cut_off_ns)
+        f->cut_off_ns = now_ns();
+    else if (now_ns() - f->cut_off_ns > CUT_OFF_NS)
+        return err_set(e, -ENETUNREACH, "%s (%s) has lost its own way to the primary", name, f->url);
+    return 0;
+}
+
+/* What is not wanted any more; the primary has it. */
+static void drop_unwanted(struct node *n, struct database *db)
+{
+    struct err e;
+    log_info("follower", "%s is not one of those that this node has: removed here", db->name);
+    pthread_mutex_lock(&db->sqlite);
+    pthread_mutex_lock(&db->lock);
+    if (apply_remove(n, db, &e))
+        database_mark(db, DATABASE_WAITING, "this node is to have it no longer, and it cannot be removed: %s", e.text);
+    else
+        database_forget(n->databases, db, 0);
+    pthread_mutex_unlock(&db->lock);
+    pthread_mutex_unlock(&db->sqlite);
 }
 
 static int drop_unlisted(void *ctx, struct database *db)
@@ -82,6 +145,10 @@ static int drop_unlisted(void *ctx, struct database *db)
     pthread_mutex_lock(&db->lock);
     bool there = db->state != DATABASE_ABSENT && db->state != DATABASE_OTHER;
     pthread_mutex_unlock(&db->lock);
+    if (there && !filter_wants(n->filter, db->name)) {
+        drop_unwanted(n, db);
+        return 0;
+    }
     json_array_foreach(names, i, v)
     {
         const char *s = json_string_value(json_object_get(v, "name"));
@@ -141,7 +208,7 @@ static int on_reset(struct follower *f, const json_t *o, struct err *e)
     json_array_foreach(list, i, v)
     {
         const char *name = json_string_value(json_object_get(v, "name"));
-        struct database *db = name && database_name_possible(name) ? databases_get(f->node->databases, name, e) : NULL;
+        struct database *db = name && database_name_possible(name) && filter_wants(f->node->filter, name) ? databases_get(f->node->databases, name, e) : NULL;
         if (!db)
             continue;
         pthread_mutex_lock(&db->lock);
@@ -150,8 +217,10 @@ static int on_reset(struct follower *f, const json_t *o, struct err *e)
         pthread_mutex_unlock(&db->lock);
     }
     apply_records_reset(f->apply, f->h.pos.lsn);
+    if (f->afresh && !(rc = filter_save(f->node->data_fd, f->node->filter, e)))
+        f->afresh = false;
     image_client_kick(f->node);
-    return 0;
+    return rc;
 }
 
 static int on_handoff(struct follower *f, const json_t *o, struct err *e)
@@ -164,6 +233,7 @@ static int on_handoff(struct follower *f, const json_t *o, struct err *e)
     node_set_primary(f->node, name, url);
     lease_save(f->node);
     hooks_send_role(f->node->hooks);
+    stream_server_greet(f->node->streams);
     return err_set(e, -ECANCELED, "the primary handed over");
 }
 
@@ -180,14 +250,20 @@ static int on_control(struct follower *f, struct err *e)
     case RECORD_HEARTBEAT:
         f->server_lsn = f->h.pos.lsn;
         atomic_store(&f->node->upstream_lsn, f->server_lsn);
-        if (o && f->first_frame) {
+        rc = o ? learn_place(f, o, e) : 0;
+        if (!rc && o && f->first_frame) {
             rc = adopt_epochs(f, json_object_get(o, "epochs"), e);
-            learn_primary(f, o);
             node_warn(f->node, NULL);
         }
+        if (!rc && o)
+            learn_primary(f, o);
         break;
     case RECORD_RESET:
-        rc = on_reset(f, o, e);
+        rc = learn_place(f, o, e);
+        if (!rc)
+            rc = on_reset(f, o, e);
+        if (!rc)
+            learn_primary(f, o);
         f->server_lsn = f->h.pos.lsn;
         atomic_store(&f->node->upstream_lsn, f->server_lsn);
         break;
@@ -263,7 +339,7 @@ static int end_frame(struct follower *f, struct err *e)
     rc = sequencer_commit_received(f->node->sequencer, &f->h, e);
     if (rc)
         return rc;
-    if (f->h.type == RECORD_EPOCH)
+    if (f->h.type == RECORD_EPOCH && !epochs_end_of(f->node->epochs, f->h.pos.epoch)) /* the greeting may have told of it, and of later ones */
         rc = epochs_begin(f->node->epochs, f->h.pos.epoch, f->h.pos.lsn, e);
     if (rc)
         return rc;
@@ -346,7 +422,7 @@ static int on_idle(void *ctx)
         apply_records_flush(f->apply);
         apply_records_retry(f->apply);
         uint64_t last = rlog_last(f->node->rlog).lsn;
-        if (!f->first_frame && atomic_load(&f->node->applied) >= last && last >= f->server_lsn)
+        if (!f->first_frame && atomic_load(&f->node->live) && atomic_load(&f->node->applied) >= last && last >= f->server_lsn)
             atomic_store(&f->node->current_ns, now_ns());
         position_server_moved(f->node->positions);
     }
@@ -354,12 +430,17 @@ static int on_idle(void *ctx)
     return apply_records_wait_ms(f->apply);
 }
 
-static int follow(struct follower *f, const char *url, struct err *e)
+static int follow(struct follower *f, struct err *e)
 {
-    char target[1024];
+    char target[1024 + 6 * FILTER_MAX + 64];
     struct position p = rlog_last(f->node->rlog);
-    snprintf(target, sizeof target, "%s/v1/stream?epoch=%" PRIu64 "&lsn=%" PRIu64 "&node=%s&url=%s", url, p.epoch, p.lsn,
+    f->cut_off_ns = 0;
+    snprintf(target, sizeof target, "%s/v1/stream?epoch=%" PRIu64 "&lsn=%" PRIu64 "&node=%s&url=%s", f->url, p.epoch, p.lsn,
              f->node->config->node, f->node->config->http.advertise);
+    if (!filter_add_query(f->node->filter, target, sizeof target))
+        return err_set(e, -ENAMETOOLONG, "the patterns of databases.include and databases.exclude are too long");
+    if (f->afresh)
+        strcat(target, "&afresh");
     f->head_len = 0;
     f->in_payload = false;
     f->first_frame = true;
@@ -376,8 +457,9 @@ static int follow(struct follower *f, const char *url, struct err *e)
         apply_records_flush(f->apply);
     pthread_mutex_unlock(&f->work);
     atomic_store(&f->node->connected, false);
+    node_set_upstream(f->node, NULL, NULL, NULL);
     position_server_moved(f->node->positions);
-    return rc ? rc : err_set(e, -ECONNRESET, "%s ended the stream", url);
+    return rc ? rc : err_set(e, -ECONNRESET, "%s ended the stream", f->url);
 }
 
 /* Waits ms, or until something changes. False: stop. */
@@ -402,7 +484,6 @@ static void *run(void *arg)
     prctl(PR_SET_NAME, "follower");
     for (;;) {
         struct err e = {0};
-        char name[128], url[256];
         pthread_mutex_lock(&f->lock);
         bool stop = f->stop;
         f->restart = false;
@@ -422,13 +503,15 @@ static void *run(void *arg)
             image_client_kick(f->node);
             recovered = true;
         }
+        bool known = upstream_pick(f->node->upstream_choice, f->url);
         uint64_t began = now_ns();
-        node_primary(f->node, name, url);
-        int rc = *url && strcmp(name, f->node->config->node) ? follow(f, url, &e) : err_set(&e, -ENOTCONN, "no primary is known");
+        int rc = known ? follow(f, &e) : err_set(&e, -ENOTCONN, "no primary is known");
         if (rc == -ECANCELED) {
             wait = RETRY_FIRST_MS;
             continue;
         }
+        if (known)
+            upstream_lost(f->node->upstream_choice, f->url, now_ns() - began);
         if (now_ns() - began > 5000000000u)
             wait = RETRY_FIRST_MS;
         log_info("follower", "%s; trying again in %u ms", e.text, wait);
@@ -460,11 +543,11 @@ static void *acknowledge(void *arg)
             char name[128], url[256], target[300], body[256];
             struct http_response resp;
             struct err e;
-            node_primary(f->node, name, url);
+            node_upstream(f->node, name, url, NULL);
             snprintf(target, sizeof target, "%s/v1/ack", url);
             int n = snprintf(body, sizeof body, "{\"node\":\"%s\",\"received\":%" PRIu64 ",\"applied\":%" PRIu64 ",\"durable\":%" PRIu64 "}",
                              f->node->config->node, r, a, d);
-            if (http_client_request(c, "POST", target, NULL, body, (size_t)n, &resp, &e) == 0) {
+            if (*url && http_client_request(c, "POST", target, NULL, body, (size_t)n, &resp, &e) == 0) {
                 http_response_free(&resp);
                 received = r;
                 applied = a;
@@ -478,12 +561,35 @@ static void *acknowledge(void *arg)
     return NULL;
 }
 
+/* Looks for a better upstream now and then. */
+static void *look(void *arg)
+{
+    struct follower *f = arg;
+    prctl(PR_SET_NAME, "upstream");
+    for (;;) {
+        char name[128], url[256];
+        uint64_t until = now_ns() + LOOK_NS;
+        struct timespec t = {(time_t)(until / 1000000000u), (long)(until % 1000000000u)};
+        pthread_mutex_lock(&f->lock);
+        while (!f->stop && pthread_cond_timedwait(&f->changed, &f->lock, &t) == 0)
+            continue;
+        bool stop = f->stop;
+        pthread_mutex_unlock(&f->lock);
+        if (stop)
+            return NULL;
+        node_upstream(f->node, name, url, NULL);
+        if (*url && node_role(f->node) == NODE_REPLICA && upstream_elsewhere(f->node->upstream_choice, url))
+            follower_restart(f);
+    }
+}
+
 int follower_open(struct node *n, struct follower **out, struct err *e)
 {
     struct follower *f = calloc(1, sizeof *f);
     if (!f)
         return err_errno(e, ENOMEM, "follower");
     f->node = n;
+    f->afresh = !filter_unchanged(n->data_fd, n->filter);
     f->client = http_client_new(&(struct http_client_options){.token = n->token, .connect_ms = 2000, .idle_ms = IDLE_MS});
     int rc = f->client ? apply_records_open(n, &f->apply, e) : err_errno(e, ENOMEM, "follower");
     if (rc)
@@ -501,6 +607,9 @@ int follower_open(struct node *n, struct follower **out, struct err *e)
     rc = pthread_create(&f->thread, NULL, run, f);
     if (!rc)
         rc = pthread_create(&f->acker, NULL, acknowledge, f);
+    f->looks = strcmp(n->config->upstream, CONFIG_UPSTREAM_PRIMARY) != 0;
+    if (!rc && f->looks)
+        rc = pthread_create(&f->looker, NULL, look, f);
     return rc ? err_errno(e, rc, "start the follower's threads") : 0;
 }
 
@@ -536,6 +645,8 @@ void follower_close(struct follower *f)
     http_client_abort(f->client);
     pthread_join(f->thread, NULL);
     pthread_join(f->acker, NULL);
+    if (f->looks)
+        pthread_join(f->looker, NULL);
     apply_records_close(f->apply);
     http_client_free(f->client);
     free(f->payload);

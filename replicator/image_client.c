@@ -41,6 +41,7 @@ struct fetch {
     int fd; /* private file in the database's directory, through the mount */
     char temp[LAYOUT_NAME_MAX + 64];
     struct stat parent;
+    uint64_t least; /* LSN: an older state cannot be brought up to date from our log, and a replica that is not there yet does not know what made us ask */
     struct image_header h;
     struct image_end end;
     bool have_header, have_end;
@@ -481,11 +482,13 @@ static int sum_temp(struct fetch *f, struct err *e)
     return at < 0 && errno != ENXIO ? err_errno(e, errno, "read %s", f->temp) : 0;
 }
 
-/* The resource of db on the primary. */
+/* The resource of db on the node that we follow. */
 static void url_of(struct node *n, const struct database *db, char *url, size_t size)
 {
     char name[128], base[256];
-    node_primary(n, name, base);
+    node_upstream(n, name, base, NULL);
+    if (!*base)
+        node_primary(n, name, base);
     size_t k = (size_t)snprintf(url, size, "%s/v1/databases/", base);
     (void)database_url_name(db, url + k, size - k);
 }
@@ -545,7 +548,7 @@ static int gone(struct image_client *c, struct database *db, struct err *e)
 static int download(struct fetch *f, const char *url, const uint8_t *ranges, size_t len, int *status, struct err *e)
 {
     char image[LAYOUT_NAME_MAX * 3 + 440];
-    snprintf(image, sizeof image, "%s/image?format=pages", url);
+    snprintf(image, sizeof image, "%s/image?format=pages&lsn=%llu", url, (unsigned long long)f->least);
     f->have_header = false;
     f->head_len = 0;
     int rc = http_client_stream(f->c->http, ranges ? "POST" : "GET", image, "application/octet-stream", ranges, len, on_data, f, status, e);
@@ -558,7 +561,7 @@ static int download(struct fetch *f, const char *url, const uint8_t *ranges, siz
 static int fetch_difference(struct fetch *f, const char *url, int *status, struct err *e)
 {
     unsigned failures = f->c->failed == f->db ? f->c->failures : 0;
-    struct difference d = {.http = f->c->http, .url = url, .wide = failures > 0};
+    struct difference d = {.http = f->c->http, .url = url, .least = f->least, .wide = failures > 0};
     int rc = difference_begin(&d, status, e);
     f->h = (struct image_header){.page_size = d.head.page_size, .commit = d.head.commit, .epoch = d.head.epoch, .lsn = d.head.from};
     f->sums_size = d.head.commit;
@@ -592,6 +595,9 @@ static int fetch_from(struct fetch *f, struct err *e)
     uint64_t began = now_ns();
     int status = 0;
     url_of(c->node, f->db, url, sizeof url);
+    pthread_mutex_lock(&f->db->lock);
+    f->least = MAX(f->db->pending, rlog_first(c->node->rlog) - 1);
+    pthread_mutex_unlock(&f->db->lock);
     struct stat st;
     bool part = f->base || (!fstat(f->fd, &st) && st.st_size > 0);
     f->holes = !part;

@@ -18,6 +18,7 @@
 #include "replicator/scrub.h"
 #include "replicator/startup.h"
 #include "replicator/stream_server.h"
+#include "replicator/upstream.h"
 #include "replicator/worker.h"
 #include <errno.h>
 #include <event2/event.h>
@@ -122,6 +123,8 @@ static int start_threads(struct program *p, struct err *e)
     if (!rc && hooks_wait_role(n->hooks, now_ns() + HELLO_NS))
         log_warn("main", "edgefs-fs does not answer yet");
     if (!rc)
+        rc = upstream_open(n, &n->upstream_choice, e);
+    if (!rc)
         rc = follower_open(n, &n->follower, e);
     if (!rc)
         rc = scrub_open(n, e);
@@ -153,6 +156,7 @@ static void stop_threads(struct program *p)
     lease_etcd_close(n->lease, p->release);
     keeper_close(p->keeper);
     follower_close(n->follower);
+    upstream_close(n->upstream_choice);
     image_client_close(n);
     capture_stop(n->capture); /* it posts jobs, and jobs post to it: neither is freed before both stand still */
     worker_close(n->worker);

@@ -90,7 +90,7 @@ static void read_gauges(struct node *n, const struct stream_server *streams, dou
     http_server_stats(n->http, &h);
     v[GAUGE_UP] = (double)(now_ns() - n->start_ns) / 1e9;
     v[GAUGE_PRIMARY] = node_role(n) == NODE_PRIMARY;
-    v[GAUGE_CONNECTED] = node_role(n) == NODE_PRIMARY || node_role(n) == NODE_HANDING_OVER || atomic_load(&n->connected);
+    v[GAUGE_CONNECTED] = node_live(n);
     v[GAUGE_EPOCH] = (double)last.epoch;
     v[GAUGE_LSN] = (double)last.lsn;
     v[GAUGE_FIRST_LSN] = (double)rlog_first(n->rlog);

@@ -60,6 +60,31 @@ void node_set_primary(struct node *n, const char *name, const char *url)
     pthread_mutex_unlock(&n->lock);
 }
 
+void node_upstream(struct node *n, char name[128], char url[256], char path[NODE_PATH_MAX])
+{
+    pthread_mutex_lock(&n->lock);
+    memcpy(name, n->upstream, sizeof n->upstream);
+    memcpy(url, n->upstream_url, sizeof n->upstream_url);
+    if (path)
+        memcpy(path, n->path, sizeof n->path);
+    pthread_mutex_unlock(&n->lock);
+}
+
+void node_set_upstream(struct node *n, const char *name, const char *url, const char *path)
+{
+    pthread_mutex_lock(&n->lock);
+    snprintf(n->upstream, sizeof n->upstream, "%s", name ? name : "");
+    snprintf(n->upstream_url, sizeof n->upstream_url, "%s", url ? url : "");
+    snprintf(n->path, sizeof n->path, "%s", path ? path : "");
+    pthread_mutex_unlock(&n->lock);
+}
+
+bool node_live(const struct node *n)
+{
+    enum node_role r = node_role(n);
+    return r == NODE_PRIMARY || r == NODE_HANDING_OVER || (atomic_load(&n->connected) && atomic_load(&n->live));
+}
+
 void node_warn(struct node *n, const char *fmt, ...)
 {
     char text[sizeof n->warning] = "";

@@ -27,9 +27,12 @@ enum node_role {
 };
 const char *node_role_name(enum node_role r); /* as docs/api.md has it */
 
+#define NODE_PATH_MAX 1024
+
 struct capture;
 struct worker;
 struct apply;
+struct filter;
 struct follower;
 struct fences;
 struct hooks;
@@ -41,6 +44,7 @@ struct lease_etcd;
 struct neighbours;
 struct position_server;
 struct stream_server;
+struct upstream;
 
 struct node {
     const struct config *config;
@@ -62,6 +66,7 @@ struct node {
     struct fences *fences;
     struct capture *capture;
     struct apply *apply;
+    struct upstream *upstream_choice;
     struct follower *follower;
     struct image_client *image_client;
     struct replicas *replicas;
@@ -72,6 +77,7 @@ struct node {
     struct neighbours *neighbours;
     struct position_server *positions;
 
+    const struct filter *filter; /* which databases this node has as a replica */
     atomic_int role;               /* enum node_role */
     atomic_bool unfencing;         /* primary, but fences of its time as a replica are still being taken down */
     atomic_bool passthrough;       /* as edgefs-fs said */
@@ -80,11 +86,15 @@ struct node {
     atomic_uint_fast64_t applied;  /* LSN: every database reflects the log up to here (primary: the log's last) */
     atomic_uint_fast64_t current_ns; /* replica: monotonic time when it last had everything that its upstream had; 0 never */
     atomic_bool connected;         /* replica: the stream is up */
+    atomic_bool live;              /* replica: whom it follows is the primary, or reaches it, one way or the other */
     atomic_uint_fast64_t upstream_lsn; /* replica: last LSN that its upstream said to have; 0: it said nothing yet */
 
     pthread_mutex_t lock;          /* guards the strings and warnings below */
     char primary[128];             /* name of the primary as far as known; "" unknown */
     char primary_url[256];
+    char upstream[128];            /* replica: whom it follows now; "" nobody */
+    char upstream_url[256];
+    char path[NODE_PATH_MAX];      /* replica: names from the primary down to whom it follows, '/' between them; "" nobody */
     char warning[256];             /* one line for status; "" none */
 };
 
@@ -98,6 +108,11 @@ static inline enum node_role node_role(const struct node *n)
 uint64_t node_lag_ms(const struct node *n);
 /* Copies name and URL of the primary ("" if unknown); buffers as large as the fields. */
 void node_primary(struct node *n, char name[128], char url[256]);
+/* The same of the node that this replica follows; path may be NULL. NULL, NULL, NULL: nobody. */
+void node_upstream(struct node *n, char name[128], char url[256], char path[NODE_PATH_MAX]);
+void node_set_upstream(struct node *n, const char *name, const char *url, const char *path);
+/* Whether what this node has is what the primary has, but for what is on its way: it is the primary, or follows it. */
+bool node_live(const struct node *n);
 void node_set_primary(struct node *n, const char *name, const char *url);
 /* One line for status and log; fmt NULL clears. */
 void node_warn(struct node *n, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -38,7 +38,7 @@ void position_state_now(struct node *n, struct position_feed_now *now)
 
 static uint8_t flags(const struct node *n, uint32_t hold)
 {
-    return (uint8_t)((writes(n) || atomic_load(&n->connected) ? POSITION_FEED_CONNECTED : 0u) | (hold ? POSITION_FEED_HOLDING : 0u));
+    return (uint8_t)((node_live(n) ? POSITION_FEED_CONNECTED : 0u) | (hold ? POSITION_FEED_HOLDING : 0u));
 }
 
 bool position_state_stale(struct node *n, const struct position_snapshot *s)

@@ -4,6 +4,7 @@
 #include "lib/log.h"
 #include "lib/util.h"
 #include "replicator/discover.h"
+#include "lib/filter.h"
 #include "replicator/follower.h"
 #include "replicator/hooks.h"
 #include "replicator/lease.h"
@@ -157,9 +158,31 @@ static int move_lease(struct promotion *p, int64_t *moved)
     return rc ? fail(p, 503, "%s", e.text) : 0;
 }
 
+/* A target that follows a relay is asked to come here: the last records reach it without a detour, and what it has is known at once. */
+static void call_here(struct promotion *p)
+{
+    struct err e = {0};
+    int status = 0;
+    json_t *answer = NULL;
+    uint64_t now = now_ns();
+    const struct config_node *c = config_node(p->n->config, p->target);
+    if (replicas_find(p->n->replicas, p->target, p->url) || !c)
+        return;
+    phase("calling the target");
+    snprintf(p->url, sizeof p->url, "%s", c->url);
+    int rc = post(p, "/v1/upstream",
+                  json_pack("{s:s,s:I}", "url", p->n->config->http.advertise, "for_ms", (json_int_t)(p->deadline_ns > now ? (p->deadline_ns - now) / 1000000u : 0)), &status,
+                  &answer, &e);
+    const char *why = json_string_value(json_object_get(answer, "error"));
+    if (rc || status != 204)
+        log_info("promotion", "%s does not come here: %s", p->target, rc ? e.text : why ? why : "it answered with an error");
+    json_decref(answer);
+}
+
 /* A node that has just changed its role, or was started, connects within moments: writers need not wait for that. */
 static int wait_connected(struct promotion *p)
 {
+    call_here(p);
     phase("waiting for the target to connect");
     while (!replicas_find(p->n->replicas, p->target, p->url)) {
         if (now_ns() >= p->deadline_ns || atomic_load(&p->n->stopping))
@@ -322,6 +345,10 @@ static void accept_quiesced(void *ctx)
     struct position last = rlog_last(n->rlog);
     if (node_role(n) != NODE_REPLICA) {
         refuse(a, 409, "this node is no replica");
+        return;
+    }
+    if (!filter_everything(n->filter)) {
+        refuse(a, 409, "it has only some of the databases (databases.include, databases.exclude)");
         return;
     }
     if (last.lsn != a->from.lsn || last.epoch > a->from.epoch || atomic_load(&n->applied) != last.lsn) {

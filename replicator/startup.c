@@ -1,4 +1,5 @@
 #include "replicator/startup.h"
+#include "lib/filter.h"
 
 #include "lib/crc.h"
 #include "lib/durable.h"
@@ -237,7 +238,11 @@ static void note_running(struct node *n)
 int startup_open(struct node *n, const struct config *c, struct err *e)
 {
     char path[4096];
+    static struct filter filter; /* one node a process */
     n->config = c;
+    if (filter_of_config(c, &filter))
+        return err_set(e, ERR_CONFIG, "databases: the patterns of include, and those of exclude, may have %d bytes together", FILTER_MAX - 1);
+    n->filter = &filter;
     n->start_ns = now_ns();
     pthread_mutex_init(&n->lock, NULL);
     atomic_store(&n->role, NODE_STARTING);

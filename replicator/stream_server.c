@@ -8,12 +8,12 @@
 #include "lib/http/server.h"
 #include "lib/log.h"
 #include "lib/util.h"
+#include "lib/filter.h"
 #include "replicator/metrics.h"
 #include "replicator/replicas.h"
 #include "replicator/request.h"
 #include <errno.h>
 #include <event2/event.h>
-#include <fnmatch.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -25,7 +25,6 @@
 #define SENDFILE_MIN (32u << 10) /* from here on sendfile is cheaper than reading and writing */
 #define TURN_MAX (1u << 20)     /* bytes for one stream before the others, and the sockets, get their turn */
 #define STREAMS_MAX 1024u
-#define GLOB_MAX 256u
 
 struct stream {
     LIST_ENTRY(stream) link;
@@ -36,7 +35,8 @@ struct stream {
     uint64_t reported; /* what replicas_sent was told last */
     bool ended;        /* no further frame; the closed callback will come */
     char node[65];     /* "" if it did not say */
-    char glob[GLOB_MAX];
+    bool filtered;
+    struct filter filter;
 };
 
 struct stream_server {
@@ -104,6 +104,16 @@ static void goodbye(struct stream *st, const char *reason)
     json_decref(o);
 }
 
+/* What a replica that serves says of its own place in each frame: whether what it sends is what the primary has, and who stands above it. */
+static int add_place(struct node *n, json_t *o)
+{
+    char name[128], url[256], path[NODE_PATH_MAX];
+    if (node_role(n) != NODE_REPLICA)
+        return 0;
+    node_upstream(n, name, url, path);
+    return json_object_set_new(o, "live", json_boolean(node_live(n))) | json_object_set_new(o, "path", json_string(path));
+}
+
 static json_t *greeting(struct node *n)
 {
     char primary[128], url[256];
@@ -113,6 +123,8 @@ static json_t *greeting(struct node *n)
                           node_role_name(node_role(n)), "primary", primary, "primary_url", url);
     if (o)
         json_object_set_new(o, "lag_ms", lag == UINT64_MAX ? json_null() : json_integer((json_int_t)lag));
+    if (o)
+        (void)add_place(n, o);
     return o;
 }
 
@@ -120,14 +132,14 @@ static json_t *greeting(struct node *n)
 
 static bool record_wanted(const struct stream *st, const struct record_head *h, int64_t payload_at)
 {
-    if (!st->glob[0] || !h->name_len || fnmatch(st->glob, h->name, 0) == 0)
+    if (!h->name_len || filter_wants(&st->filter, h->name))
         return true;
     if (h->type != RECORD_RENAME || h->payload_len > LAYOUT_NAME_MAX)
         return false;
     char to[LAYOUT_NAME_MAX + 1]; /* a database may also be renamed into what the client wants */
     ssize_t k = pread(st->cursor.fd, to, h->payload_len, payload_at);
     to[k > 0 ? k : 0] = '\0';
-    return fnmatch(st->glob, to, 0) == 0;
+    return filter_wants(&st->filter, to);
 }
 
 /* The next record of a filtered stream: as it is, or as a NOOP of the same LSN so that LSNs stay without gaps. Bytes sent (counted
@@ -203,6 +215,8 @@ static void failed(struct stream *st, const struct err *e)
     if (e->code == -EPIPE) { /* the connection is gone, or broken off inside a record: nothing more can be said on it */
         st->ended = true;
         http_abort(st->req);
+    } else if (e->code == ERR_AGAIN_LATER) {
+        goodbye(st, e->text);
     } else if (e->code == ERR_GONE) {
         goodbye(st, "the next record is no longer kept");
     } else {
@@ -221,7 +235,7 @@ static void pump(struct stream *st)
             stream_server_wake(st->server);
             break;
         }
-        long n = st->glob[0] ? send_filtered(st, &e) : send_span(st, &e);
+        long n = st->filtered ? send_filtered(st, &e) : send_span(st, &e);
         if (n < 0)
             failed(st, &e);
         if (n <= 0)
@@ -274,7 +288,12 @@ static void on_heartbeat(evutil_socket_t fd, short what, void *arg)
     (void)what;
     uint64_t lag = node_lag_ms(s->node);
     struct position last = rlog_last(s->node->rlog);
-    json_t *o = lag && lag != UINT64_MAX ? json_pack("{s:I}", "lag_ms", (json_int_t)lag) : NULL;
+    bool relay = node_role(s->node) == NODE_REPLICA;
+    json_t *o = relay || (lag && lag != UINT64_MAX) ? json_object() : NULL;
+    if (o && lag && lag != UINT64_MAX)
+        json_object_set_new(o, "lag_ms", json_integer((json_int_t)lag));
+    if (o && relay)
+        (void)add_place(s->node, o);
     LIST_FOREACH(st, &s->streams, link)
     if (!st->ended && http_pending(st->req) < HIGH_WATER)
         (void)send_frame(st, RECORD_HEARTBEAT, last, o); /* a lost connection tells its closed callback */
@@ -293,27 +312,46 @@ static bool can_follow(struct node *n, struct position p)
     return p.lsn <= last && p.lsn + 1 >= first && epochs_contains(n->epochs, p, last);
 }
 
+struct listing {
+    json_t *names;
+    bool relay; /* a replica: what it does not have yet, but knows of, the primary has */
+};
+
 static int add_name(void *ctx, struct database *db)
 {
     pthread_mutex_lock(&db->lock);
-    bool there = db->state != DATABASE_ABSENT && db->state != DATABASE_OTHER && db->state != DATABASE_UNKNOWN;
+    const struct listing *l = ctx;
+    bool there = db->state != DATABASE_ABSENT && db->state != DATABASE_OTHER && (db->state != DATABASE_UNKNOWN || l->relay);
     pthread_mutex_unlock(&db->lock);
     if (!there)
         return 0;
     json_t *o = json_pack("{s:s}", "name", db->name);
-    return json_array_append_new(ctx, o) ? -ENOMEM : 0;
+    return json_array_append_new(l->names, o) ? -ENOMEM : 0;
+}
+
+/* A replica's databases stand where it has applied its log, not where its log ends. -EAGAIN: that cannot be said just now. */
+static int state_position(struct node *n, struct position *p)
+{
+    *p = rlog_last(n->rlog);
+    if (node_role(n) != NODE_REPLICA)
+        return 0;
+    struct epoch_entry now = epochs_current(n->epochs);
+    *p = node_applied(n);
+    return p->lsn + 1 >= rlog_first(n->rlog) && p->lsn >= now.first_lsn && p->epoch == now.epoch ? 0 : -EAGAIN;
 }
 
 /* The log's end is taken before the databases are listed: one that comes meanwhile is in a record behind it. */
 static int begin_reset(struct stream *st, struct err *e)
 {
     struct node *n = st->server->node;
-    struct position last = rlog_last(n->rlog);
+    struct position last;
+    if (state_position(n, &last))
+        return err_set(e, ERR_AGAIN_LATER, "this replica is just starting afresh itself");
     int rc = rlog_seek(n->rlog, last.lsn + 1, &st->cursor, e);
     if (rc)
         return rc;
     json_t *names = json_array();
-    rc = databases_each(n->databases, add_name, names);
+    rc = databases_each(n->databases, add_name, &(struct listing){names, node_role(n) == NODE_REPLICA});
     json_t *o = greeting(n);
     if (rc || !o || json_object_set(o, "databases", names))
         rc = err_errno(e, ENOMEM, "list of databases");
@@ -325,10 +363,10 @@ static int begin_reset(struct stream *st, struct err *e)
     return rc;
 }
 
-static int begin(struct stream *st, struct position p, struct err *e)
+static int begin(struct stream *st, struct position p, bool afresh, struct err *e)
 {
     struct node *n = st->server->node;
-    if (can_follow(n, p) && rlog_seek(n->rlog, p.lsn + 1, &st->cursor, NULL) == 0) {
+    if (!afresh && can_follow(n, p) && rlog_seek(n->rlog, p.lsn + 1, &st->cursor, NULL) == 0) {
         st->sent = p.lsn;
         json_t *o = greeting(n);
         int rc = o ? send_frame(st, RECORD_HEARTBEAT, rlog_last(n->rlog), o) : -ENOMEM;
@@ -337,6 +375,9 @@ static int begin(struct stream *st, struct position p, struct err *e)
             replicas_ack(n->replicas, st->node, p.lsn, 0, p.lsn);
         return rc ? err_set(e, rc, "connection lost") : 0;
     }
+    struct position last = rlog_last(n->rlog);
+    if (node_role(n) == NODE_REPLICA && (p.epoch > last.epoch || (p.epoch == last.epoch && p.lsn > last.lsn)))
+        return err_set(e, ERR_AGAIN_LATER, "this replica is not that far itself"); /* only a primary knows better than who is ahead of it */
     log_info("stream", "%s (%s) stands at %" PRIu64 "-%" PRIu64 ", which cannot be continued from here: it starts afresh",
              st->node[0] ? st->node : "a client", http_peer(st->req), p.epoch, p.lsn);
     return begin_reset(st, e);
@@ -361,25 +402,30 @@ static void on_closed(struct http_request *req, enum http_closed why, void *arg)
 /* The parameters. 0, or -EINVAL with e. */
 static int read_query(struct http_request *req, struct stream *st, struct position *p, const char **url, struct err *e)
 {
-    const char *node = http_query(req, "node"), *glob = http_query(req, "databases");
+    const char *node = http_query(req, "node"), *databases = http_query(req, "databases");
+    const char *include = http_query(req, "include"), *exclude = http_query(req, "exclude");
+    if (!include)
+        include = databases;
     *url = http_query(req, "url");
     if (request_u64(http_query(req, "epoch"), UINT64_MAX, &p->epoch) || request_u64(http_query(req, "lsn"), UINT64_MAX - 1, &p->lsn))
         return err_set(e, -EINVAL, "epoch and lsn are needed, as decimal numbers");
     if (node && strlen(node) >= sizeof st->node)
         return err_set(e, -EINVAL, "the name of a node has at most %zu bytes", sizeof st->node - 1);
-    if (glob && strlen(glob) >= sizeof st->glob)
-        return err_set(e, -EINVAL, "databases= has at most %zu bytes", sizeof st->glob - 1);
+    if ((include && strlen(include) >= FILTER_MAX) || (exclude && strlen(exclude) >= FILTER_MAX))
+        return err_set(e, -EINVAL, "include= and exclude= have at most %d bytes each", FILTER_MAX - 1);
     snprintf(st->node, sizeof st->node, "%s", node ? node : "");
-    snprintf(st->glob, sizeof st->glob, "%s", glob && strcmp(glob, "*") != 0 ? glob : "");
+    snprintf(st->filter.include, FILTER_MAX, "%s", include ? include : "");
+    snprintf(st->filter.exclude, FILTER_MAX, "%s", exclude ? exclude : "");
+    st->filtered = !filter_everything(&st->filter);
     return 0;
 }
 
 static void refuse(struct http_request *req, struct stream *st, const struct err *e)
 {
     free(st);
-    if (e->code != -EINVAL)
+    if (e->code != -EINVAL && e->code != -EPERM)
         http_set_header(req, "Retry-After", "1");
-    http_reply_error(req, e->code == -EINVAL ? 400 : 503, "%s", e->text);
+    http_reply_error(req, e->code == -EINVAL ? 400 : e->code == -EPERM ? 409 : 503, "%s", e->text);
 }
 
 void stream_server_handle(struct http_request *req, void *ctx)
@@ -399,6 +445,8 @@ void stream_server_handle(struct http_request *req, void *ctx)
     int rc = read_query(req, st, &p, &url, &e);
     if (!rc && node_role(s->node) == NODE_STARTING)
         rc = err_set(&e, ERR_AGAIN_LATER, "this node is still starting");
+    if (!rc && node_role(s->node) == NODE_REPLICA && !filter_everything(s->node->filter) && !filter_same(s->node->filter, &st->filter))
+        rc = err_set(&e, -EPERM, "this node has only some of the databases");
     if (!rc && atomic_load(&s->count) >= STREAMS_MAX)
         rc = err_set(&e, -EBUSY, "%u streams are open already", STREAMS_MAX);
     if (!rc && st->node[0])
@@ -419,7 +467,7 @@ void stream_server_handle(struct http_request *req, void *ctx)
     if (rc)
         rc = err_set(&e, -EPIPE, "connection lost");
     else
-        rc = begin(st, p, &e);
+        rc = begin(st, p, http_query(req, "afresh") != NULL, &e);
     if (rc)
         failed(st, &e);
     else
@@ -483,6 +531,27 @@ void stream_server_close(struct stream_server *s)
 unsigned stream_server_count(const struct stream_server *s)
 {
     return atomic_load(&s->count);
+}
+
+/* ---- news for those who follow a replica ---- */
+
+static void do_greet(void *arg)
+{
+    struct stream_server *s = arg;
+    struct stream *st;
+    json_t *o = greeting(s->node);
+    LIST_FOREACH(st, &s->streams, link)
+    if (o && !st->ended)
+        (void)send_frame(st, RECORD_HEARTBEAT, rlog_last(s->node->rlog), o);
+    json_decref(o);
+}
+
+void stream_server_greet(struct stream_server *s)
+{
+    pthread_mutex_lock(&s->lock);
+    if (s->wake && atomic_load(&s->count))
+        (void)http_server_post(s->node->http, do_greet, s); /* lost for lack of memory: the next frames say where it stands all the same */
+    pthread_mutex_unlock(&s->lock);
 }
 
 /* ---- handing over ---- */

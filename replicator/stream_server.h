@@ -27,6 +27,8 @@ void stream_server_handle(struct http_request *req, void *ctx);
 unsigned stream_server_count(const struct stream_server *s);
 /* The log has grown (sequencer_on_append's listener; any thread; cheap when nobody listens or a wake is already under way). */
 void stream_server_wake(void *stream_server);
+/* Says to every stream who is primary now, as at its start: for a replica that learns of another one (any thread; returns at once). */
+void stream_server_greet(struct stream_server *s);
 /* Sends HANDOFF to every stream and ends them (any thread; returns at once). */
 void stream_server_handoff(struct stream_server *s, const char *primary, const char *url, uint64_t epoch);
 

@@ -4,6 +4,7 @@
 #include "lib/util.h"
 #include "replicator/apply_file.h"
 #include "replicator/capture.h"
+#include "lib/filter.h"
 #include "replicator/follower.h"
 #include "replicator/hooks.h"
 #include "replicator/lease.h"
@@ -144,6 +145,10 @@ static int incomplete(void *ctx, struct database *db)
 bool takeover_possible(struct node *n, struct err *e)
 {
     uint64_t last = rlog_last(n->rlog).lsn, applied = atomic_load(&n->applied);
+    if (!filter_everything(n->filter)) {
+        err_set(e, -EPERM, "%s has only some of the databases (databases.include, databases.exclude): it cannot become primary", n->config->node);
+        return false;
+    }
     if (applied < last) {
         err_set(e, ERR_AGAIN_LATER, "applied up to LSN %" PRIu64 " of %" PRIu64, applied, last);
         return false;

@@ -11,6 +11,7 @@
 #define LAYOUT_RUN "run"                   /* sockets */
 #define LAYOUT_LOCK "lock"                 /* held (flock) by the launcher of this data directory */
 #define LAYOUT_ROLE "role.json"            /* who is primary, as this node last knew */
+#define LAYOUT_FILTER "filter"             /* which databases this replica has, if not all (lib/filter.h) */
 #define LAYOUT_HOOKS_SOCK "run/hooks.sock" /* edgefs-fs listens, edgefs-replicator connects; see hooks.h */
 #define LAYOUT_POSITION_SOCK "run/position.sock" /* edgefs-replicator listens, edgefs-proxy connects; see position_feed.h */
 #define LAYOUT_LAUNCHER_SOCK "run/launcher.sock" /* edgefs upgrade, edgefs stop */

@@ -377,8 +377,8 @@ static void bad_parameters_are_refused(void **state)
 {
     struct world *w = *state;
     struct client c;
-    char glob[400] = "?epoch=0&lsn=0&databases=";
-    memset(glob + strlen(glob), 'x', 300);
+    char glob[1200] = "?epoch=0&lsn=0&databases=";
+    memset(glob + strlen(glob), 'x', 1024);
     const char *queries[] = {"", "?epoch=0", "?epoch=-1&lsn=0", "?epoch=0&lsn=1x", "?epoch=0&lsn=99999999999999999999",
                              "?epoch=0&lsn=18446744073709551615", "?epoch=0&lsn=0&node=..%2Fb", "?epoch=0&lsn=0&node=b&url=gopher:x", glob};
     for (size_t i = 0; i < ARRAY_SIZE(queries); i++) {
