@@ -100,6 +100,33 @@ static int open_connection(struct node *n, struct database *db, struct apply_fil
     return err_set(e, rc == SQLITE_NOTADB || rc == SQLITE_CORRUPT ? ERR_CORRUPT : -EIO, "%s: %s", db->name, text);
 }
 
+int apply_file_roll_back(struct node *n, struct database *db, struct err *e)
+{
+    char name[LAYOUT_NAME_MAX + 16], first = 0;
+    snprintf(name, sizeof name, "%s%s", db->name, LAYOUT_JOURNAL);
+    _cleanup_fd_ int fd = openat(n->db_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0 || pread(fd, &first, 1, 0) != 1 || !first)
+        return 0; /* pager.c, hasHotJournal */
+    _cleanup_fd_ int lock = openat(n->mount_fd, db->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    struct flock l = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = DBLOCK_RESERVED, .l_len = 1};
+    if (lock < 0 || fcntl(lock, F_OFD_GETLK, &l) || l.l_type != F_UNLCK)
+        return 0; /* somebody's transaction is going on, or a fence stands: nobody takes it for hot */
+    _cleanup_free_ char *path = node_mount_path(n, db->name);
+    sqlite3 *conn = NULL;
+    if (!path)
+        return err_errno(e, ENOMEM, "apply");
+    int rc = sqlite3_open_v2(path, &conn, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
+    if (rc == SQLITE_OK) /* no waiting: whoever is in the way may be waiting for us */
+        rc = sqlite3_exec(conn, "PRAGMA schema_version", NULL, NULL, NULL);
+    int result = 0;
+    if (rc == SQLITE_BUSY || rc == SQLITE_LOCKED || rc == SQLITE_CANTOPEN)
+        result = err_set(e, ERR_AGAIN_LATER, "%s: its hot journal: %s", db->name, conn ? sqlite3_errmsg(conn) : sqlite3_errstr(rc));
+    else if (rc != SQLITE_OK && rc != SQLITE_NOTADB && rc != SQLITE_CORRUPT) /* the checksums will say what to do with the last two */
+        result = err_set(e, rc == SQLITE_FULL ? -ENOSPC : -EIO, "%s: its hot journal: %s", db->name, conn ? sqlite3_errmsg(conn) : sqlite3_errstr(rc));
+    sqlite3_close(conn);
+    return result;
+}
+
 int apply_file_connect(struct node *n, struct database *db, struct err *e)
 {
     return open_connection(n, db, db->apply, e);
@@ -168,7 +195,7 @@ int apply_file_open(struct node *n, struct database *db, struct err *e)
             apply_inplace_unlock(db);
         f->exclusive = false;
     } else {
-        rc = f->wal ? open_connection(n, db, f, e) : 0;
+        rc = f->wal ? open_connection(n, db, f, e) : apply_file_roll_back(n, db, e);
         /* Until this node is a replica a writer's last step may be waiting for capture, which needs the lock that we hold: no waiting here then. */
         if (!rc)
             rc = fence_take(n, db, f->wal, now_ns() + (node_role(n) == NODE_REPLICA ? FENCE_WAIT_NS : 0), &f->fence, e);

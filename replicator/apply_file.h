@@ -66,6 +66,10 @@ int apply_rename(struct node *n, struct database *from, struct database *to, uin
 /* Removes the directories that name lies in, as far as they are empty. */
 void apply_remove_parents(struct node *n, const char *name);
 
+/* A database without a WAL that an application left in the middle of a transaction, when this node was primary: libsqlite3 rolls it back. Before anything is written
+ * into the file, and before the fence makes everybody believe that the transaction is still going on. 0 (also if there is nothing to do), ERR_AGAIN_LATER, -EIO,
+ * -ENOSPC. Locks as for apply_file_open. */
+int apply_file_roll_back(struct node *n, struct database *db, struct err *e);
 /* Opens libsqlite3's connection of an open file (again). Locks as for apply_file_open. */
 int apply_file_connect(struct node *n, struct database *db, struct err *e);
 

@@ -104,12 +104,14 @@ static int write_idle(struct node *n, struct database *db, const struct apply_tx
         db->apply->db = db;
     }
     struct apply_file *f = db->apply;
+    int rc = apply_file_roll_back(n, db, e);
+    if (rc)
+        return rc;
     f->fence.db_fd = openat(n->mount_fd, db->name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
     if (f->fence.db_fd < 0)
         return err_errno(e, errno, "open %s", db->name);
     struct stat st;
     off_t size = (off_t)tx->commit * tx->page_size;
-    int rc = 0;
     if (!fstat(f->fence.db_fd, &st) && st.st_size < size) /* a full disk shows before anything was changed */
         rc = -posix_fallocate(f->fence.db_fd, st.st_size, size - st.st_size);
     if (rc) {
