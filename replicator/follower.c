@@ -178,6 +178,13 @@ static int keep_what_is_only_here(struct follower *f, const json_t *reset, struc
     int rc = epochs ? epochs_from_json(epochs, &theirs, &n, e) : 0;
     if (rc)
         return rc;
+    uint64_t own = rlog_last(f->node->rlog).epoch;
+    if (n && theirs[n - 1].epoch < own) {
+        /* An old primary that was paused, or cut off, and has not found out yet. Its history is the one that ends here, not ours. */
+        rc = err_set(e, ERR_ROLE, "it is primary of epoch %" PRIu64 ", and this node has records of epoch %" PRIu64, theirs[n - 1].epoch, own);
+        free(theirs);
+        return rc;
+    }
     uint64_t fork = quarantine_fork(f->node, theirs, n, f->h.pos.lsn);
     free(theirs);
     rc = quarantine_records(f->node, fork, &kept, e);
@@ -193,12 +200,15 @@ static int on_reset(struct follower *f, const json_t *o, struct err *e)
     const json_t *list = json_object_get(o, "databases");
     size_t i;
     json_t *v;
+    int rc = keep_what_is_only_here(f, o, e);
+    if (rc)
+        return err_wrap(e, "not starting anew on the primary's word");
     log_warn("follower", "our log (last LSN %" PRIu64 ") is not continued by the primary's: starting anew at LSN %" PRIu64
                          ", databases come as images",
              rlog_last(f->node->rlog).lsn, f->h.pos.lsn);
-    int rc = keep_what_is_only_here(f, o, e);
-    if (rc)
-        return err_wrap(e, "not starting anew before what exists only here is kept");
+    /* What is here belongs to an epoch that has ended, and from now on the log says otherwise: no position has been reached before the images are there. */
+    atomic_store(&f->node->applied, 0);
+    position_server_moved(f->node->positions);
     rc = rlog_reset(f->node->rlog, f->h.pos, e);
     if (!rc)
         rc = adopt_epochs(f, json_object_get(o, "epochs"), e);
