@@ -5,6 +5,7 @@
 #include "replicator/apply_file.h"
 #include "replicator/capture.h"
 #include "lib/filter.h"
+#include "replicator/fences.h"
 #include "replicator/follower.h"
 #include "replicator/hooks.h"
 #include "replicator/lease.h"
@@ -48,6 +49,7 @@ static int unfence_one(void *ctx, struct database *db)
     pthread_mutex_lock(&db->sqlite);
     pthread_mutex_lock(&db->lock);
     apply_file_close(ctx, db);
+    fence_drop_left(ctx, db); /* of a predecessor that was killed: this process has not opened the database since */
     pthread_mutex_unlock(&db->lock);
     pthread_mutex_unlock(&db->sqlite);
     return 0;
