@@ -53,13 +53,14 @@ struct position cookie_position(const struct head *request, unsigned *malformed)
     return largest;
 }
 
-void cookie_add(struct extra *out, struct position p, bool secure)
+void cookie_add(struct extra *out, struct position p, bool set, bool secure)
 {
     char text[POSITION_TEXT_MAX], cookie[160];
     position_format(p, text);
     char *end = stpcpy(stpcpy(stpcpy(cookie, COOKIE_NAME "="), text), "; Path=/; Max-Age=300; SameSite=Lax; HttpOnly");
     if (secure)
         end = stpcpy(end, "; Secure");
-    extra_add(out, SLICE("Set-Cookie"), (struct slice){cookie, (size_t)(end - cookie)});
+    if (set)
+        extra_add(out, SLICE("Set-Cookie"), (struct slice){cookie, (size_t)(end - cookie)});
     extra_add(out, SLICE("X-Write-Position"), (struct slice){text, strlen(text)});
 }

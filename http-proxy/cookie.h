@@ -12,7 +12,7 @@
  * (they are ignored). */
 struct position cookie_position(const struct head *request, unsigned *malformed);
 
-/* Adds "Set-Cookie: __edge_write_pos=E-L; Path=/; Max-Age=300; SameSite=Lax; HttpOnly" (and Secure, if asked) and "X-Write-Position: E-L". */
-void cookie_add(struct extra *out, struct position p, bool secure);
+/* Adds "X-Write-Position: E-L" and, if set, "Set-Cookie: __edge_write_pos=E-L; Path=/; Max-Age=300; SameSite=Lax; HttpOnly" (and Secure, if asked). */
+void cookie_add(struct extra *out, struct position p, bool set, bool secure);
 
 #endif

@@ -109,6 +109,10 @@ static void gather(struct decide *d, const struct head *request, bool first, str
 {
     unsigned malformed = 0;
     f->kind = out->kind;
+    if (out->kind == DECIDE_WRITE && first) {
+        struct position brought = cookie_position(request, &malformed);
+        out->brought_epoch = absurd(d, brought) ? 0 : brought.epoch;
+    }
     if (out->kind != DECIDE_READ)
         return;
     f->want = cookie_position(request, &malformed);
@@ -179,11 +183,11 @@ static void add_timing(const struct decision *d, uint64_t total_us, struct extra
     add_text(out, SLICE("Server-Timing"), text);
 }
 
-/* How far behind the answer may be, in seconds; "unknown" when this node never had all there is. */
-static void add_staleness(const struct position_state *s, struct extra *out)
+/* How far behind the answer may be, in seconds; "unknown" when this node never had all there is, or is primary and was asked for a position that it does not know. */
+static void add_staleness(const struct position_state *s, bool unknown, struct extra *out)
 {
     char text[32] = "unknown";
-    if (s->lag_ms != UINT64_MAX)
+    if (s->lag_ms != UINT64_MAX && !(unknown && s->role == POSITION_ROLE_PRIMARY))
         snprintf(text, sizeof text, "%llu.%03u", (unsigned long long)(s->lag_ms / 1000u), (unsigned)(s->lag_ms % 1000u));
     add_text(out, SLICE("X-Edge-Staleness"), text);
 }
@@ -201,15 +205,16 @@ void decide_response(struct decide *d, const struct decision *decision, const st
     char text[16];
     bool forwarded = decision->verdict == DECIDE_FORWARD;
     add_timing(decision, total_us, out);
+    /* A client that has seen a later epoch than ours keeps its position: this node was primary and does not know yet that another one has taken over. */
     if (written.epoch && !forwarded)
-        cookie_add(out, written, d->app->tls.certificate != NULL);
+        cookie_add(out, written, decision->brought_epoch <= written.epoch, d->app->tls.certificate != NULL);
     if (forwarded)
         add_text(out, SLICE("X-Routed-To"), "primary");
     if (decision->reason && (forwarded || decision->verdict == DECIDE_REFUSE || decision->stale))
         add_text(out, SLICE("X-Reason"), decision->reason);
     if (decision->kind == DECIDE_READ && decision->verdict == DECIDE_LOCAL &&
         (decision->stale || degrade_holds(d->degrade, d->app, 1)))
-        add_staleness(position_state(d->tracker), out);
+        add_staleness(position_state(d->tracker), decision->unknown, out);
     if (decision->unknown && decision->hop > 0 && decision->verdict == DECIDE_LOCAL)
         add_text(out, SLICE("X-Edge-Position"), "unknown");
     if (decision->degraded && !(response && head_find_name(response, "x-edge-degraded"))) {

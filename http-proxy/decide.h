@@ -32,6 +32,7 @@ struct decision {
     uint32_t wait_ms, hold_ms;
     int status;              /* REFUSE */
     const char *reason;      /* static: "write", "replica-lag", "no-primary", …: for X-Reason, log and metrics; may be NULL */
+    uint64_t brought_epoch;    /* WRITE: epoch of the position that the client brought; 0: none */
     bool waited;             /* it was parked for its position */
     bool replayed;           /* the application asked for it with fly-replay */
     bool stale;              /* served locally although behind: X-Edge-Staleness */

@@ -120,7 +120,7 @@ static void read_with_position(const struct config_proxy *app, const struct rule
             d->step = STEP_WAITED;
             wait_for(d, f->want, app->max_wait_ms);
         } else {
-            local(d, false, "unknown-epoch");
+            local(d, true, "unknown-epoch"); /* in the first case this node is behind, and cannot know how far */
         }
     } else if (!f->credit) {
         refuse(d, "too-many-positions");

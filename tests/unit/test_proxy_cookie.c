@@ -77,12 +77,16 @@ static void what_is_given_is_what_is_read(void **state)
     unsigned malformed;
     (void)state;
     extra_clear(&x);
-    cookie_add(&x, (struct position){7, 123456}, false);
+    cookie_add(&x, (struct position){7, 123456}, true, false);
     static const char plain[] = "Set-Cookie: __edge_write_pos=7-123456; Path=/; Max-Age=300; SameSite=Lax; HttpOnly\r\nX-Write-Position: 7-123456\r\n";
     assert_int_equal(x.n, sizeof plain - 1);
     assert_memory_equal(x.buf, plain, sizeof plain - 1);
     extra_clear(&x);
-    cookie_add(&x, (struct position){UINT64_MAX, UINT64_MAX}, true);
+    cookie_add(&x, (struct position){7, 123456}, false, false);
+    assert_int_equal(x.n, strlen("X-Write-Position: 7-123456\r\n"));
+    assert_memory_equal(x.buf, "X-Write-Position: 7-123456\r\n", x.n);
+    extra_clear(&x);
+    cookie_add(&x, (struct position){UINT64_MAX, UINT64_MAX}, true, true);
     assert_non_null(memmem(x.buf, x.n, "; HttpOnly; Secure\r\n", 20));
     char back[200];
     snprintf(back, sizeof back, "Cookie: %.*s\r\n", 17 + 41, x.buf + 12);

@@ -111,8 +111,8 @@ static const struct row {
       {DECIDE_EV_NO_ROUTE, 10000, LOCAL, 0, "no-primary", 1}}},
     {"a made-up position on the primary costs nothing", READ, P, W, 1, 0, 0, {{NEW, 0, LOCAL, 0, NULL, 0}}},
     {"one of an epoch that the primary does not know may be of its successor", READ, P, W, 0, 0, 0,
-     {{NEW, 0, WAIT, 100, NULL, 0}, {DECIDE_EV_TIMEOUT, 100, LOCAL, 0, "unknown-epoch", 0}}},
-    {"… for who has no credit left it is not", READ, P, W, 0, NO_CREDIT, 0, {{NEW, 0, LOCAL, 0, "unknown-epoch", 0}}},
+     {{NEW, 0, WAIT, 100, NULL, 0}, {DECIDE_EV_TIMEOUT, 100, LOCAL, 0, "unknown-epoch", 1}}},
+    {"… for who has no credit left it is not", READ, P, W, 0, NO_CREDIT, 0, {{NEW, 0, LOCAL, 0, "unknown-epoch", 1}}},
     {"who makes up positions is neither parked nor forwarded for ever", READ, R, W, 0, NO_CREDIT, 0, {{NEW, 0, REFUSE, 0, "too-many-positions", 0}}},
 
     {"a read on the primary", READ, P, {0}, 0, 0, 0, {{NEW, 0, LOCAL, 0, NULL, 0}}},
