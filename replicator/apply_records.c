@@ -23,7 +23,7 @@ struct merged_page {
     uint8_t data[];
 };
 
-/* Consecutive TX records of one database. */
+/* TX records of one database, with none of another one in between. */
 struct merge {
     struct merge *next;
     struct database *db;
@@ -37,7 +37,7 @@ struct merge {
 struct apply {
     struct node *node;
     struct ltx_decoder *dec;
-    struct merge *merges;
+    struct merge *merges, **last_merge; /* in the order of their records: none lies between another's first and last */
     size_t bytes;
     unsigned records;
     uint64_t last_lsn; /* of the last record added */
@@ -54,6 +54,7 @@ int apply_records_open(struct node *n, struct apply **out, struct err *e)
         return err_errno(e, ENOMEM, "apply");
     }
     a->node = n;
+    a->last_merge = &a->merges;
     *out = a;
     return 0;
 }
@@ -289,9 +290,24 @@ static struct merge *take_merge(struct apply *a, struct database *db)
         if ((*p)->db == db) {
             struct merge *m = *p;
             *p = m->next;
+            if (!m->next)
+                a->last_merge = p;
             return m;
         }
     return NULL;
+}
+
+/* Applies what was merged, in the order of the log: who sees a transaction sees those of other databases that went before it, too. */
+static void flush_all(struct apply *a)
+{
+    while (a->merges) {
+        struct merge *m = a->merges;
+        a->merges = m->next;
+        if (!a->merges)
+            a->last_merge = &a->merges;
+        merge_apply(a, m);
+        merge_free(a, m);
+    }
 }
 
 /* Applies one database's records before something that must come after them. */
@@ -328,8 +344,9 @@ static int add_to_merge(struct apply *a, struct database *db, const struct recor
         m = calloc(1, sizeof *m);
         if (!m)
             return err_errno(e, ENOMEM, "apply");
-        *m = (struct merge){.next = a->merges, .db = db, .page_size = h.page_size, .first_lsn = rh->pos.lsn};
-        a->merges = m;
+        *m = (struct merge){.db = db, .page_size = h.page_size, .first_lsn = rh->pos.lsn};
+        *a->last_merge = m;
+        a->last_merge = &m->next;
         db->merge = m;
     }
     uint32_t pgno;
@@ -514,14 +531,17 @@ void apply_records_add(struct apply *a, const struct record_head *h, const uint8
     if (blocked)
         return;
     int rc;
+    const struct merge *merged = db->merge;
+    if (merged && merged->next)
+        flush_all(a); /* another database's record lies in between */
     if (h->type == RECORD_TX && payload) {
         rc = add_to_merge(a, db, h, payload, &e);
     } else {
-        flush_one(a, db);
+        flush_all(a);
         rc = payload || !h->payload_len ? apply_record(a, db, h, payload, -1, 0, &e) : apply_from_log(a, db, h, &e);
     }
     if (rc) {
-        flush_one(a, db);
+        flush_all(a);
         block(a, db, h->pos.lsn, rc, e.text);
     }
 }
@@ -543,12 +563,7 @@ int apply_records_wait_ms(const struct apply *a)
 
 void apply_records_flush(struct apply *a)
 {
-    while (a->merges) {
-        struct merge *m = a->merges;
-        a->merges = m->next;
-        merge_apply(a, m);
-        merge_free(a, m);
-    }
+    flush_all(a);
     a->records = 0;
     set_applied(a);
 }
