@@ -4,9 +4,13 @@
 #include "lib/log.h"
 #include "lib/util.h"
 #include "replicator/discover.h"
+#include "replicator/promotion.h"
+#include "replicator/takeover.h"
 #include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
+
+#define GIVE_WAY_NS 1000000000u /* how long one attempt to fence this node waits for transactions that are being written */
 
 static pthread_mutex_t save_lock = PTHREAD_MUTEX_INITIALIZER; /* one writer of role.json at a time */
 
@@ -55,6 +59,26 @@ void lease_save(struct node *n)
     free(text);
     json_decref(o);
     pthread_mutex_unlock(&save_lock);
+}
+
+void lease_give_way(struct node *n, const char *url, bool *ending)
+{
+    struct discovered d;
+    struct err e;
+    enum node_role role = node_role(n);
+    if (promotion_running() || (role != NODE_PRIMARY && !(role == NODE_HANDING_OVER && *ending)))
+        return;
+    if (discover_ask(n, url, &d, NULL) || d.role != NODE_PRIMARY || d.pos.epoch <= epochs_current(n->epochs).epoch)
+        return;
+    log_warn("lease", "%s is primary in epoch %llu, later than our %llu: no more writes here", d.node, (unsigned long long)d.pos.epoch,
+             (unsigned long long)epochs_current(n->epochs).epoch);
+    *ending = true;
+    if (takeover_fence(n, now_ns() + GIVE_WAY_NS, &e)) {
+        node_warn(n, "fencing this node: %s", e.text);
+        return;
+    }
+    takeover_follow(n, d.node, d.url, d.pos.epoch);
+    *ending = false;
 }
 
 bool lease_still_ours(struct node *n)

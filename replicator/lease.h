@@ -14,4 +14,9 @@ void lease_save(struct node *n);
  * primary as far as this node knows). */
 bool lease_still_ours(struct node *n);
 
+/* While it runs, with a static lease: asks the node at url, and if that one is primary with a later epoch (it was promoted by force while this one was cut off),
+ * fences this node and follows it. What only this node has goes into quarantine. Blocks for some seconds at most; called again until it has succeeded:
+ * *ending says that it has begun. The neighbours' thread. */
+void lease_give_way(struct node *n, const char *url, bool *ending);
+
 #endif

@@ -109,8 +109,6 @@ static int start_threads(struct program *p, struct err *e)
     if (rc)
         return rc;
     rc = position_server_open(n, p->base, &n->positions, e);
-    if (!rc)
-        rc = neighbours_open(n, &n->neighbours, e);
     if (rc)
         return rc;
     sequencer_on_append(n->sequencer, stream_server_wake, n->streams);
@@ -130,6 +128,8 @@ static int start_threads(struct program *p, struct err *e)
         rc = scrub_open(n, e);
     if (!rc)
         rc = keeper_open(n, &p->keeper, e);
+    if (!rc)
+        rc = neighbours_open(n, &n->neighbours, e); /* it may take this node's role away */
     if (!rc && n->lease)
         rc = lease_etcd_run(n->lease, e);
     return rc;
@@ -153,6 +153,8 @@ static void stop_threads(struct program *p)
     scrub_stop(n);
     api_stop(p->api);
     scrub_close(n);
+    neighbours_close(n->neighbours);
+    n->neighbours = NULL;
     lease_etcd_close(n->lease, p->release);
     keeper_close(p->keeper);
     follower_close(n->follower);
@@ -161,8 +163,6 @@ static void stop_threads(struct program *p)
     capture_stop(n->capture); /* it posts jobs, and jobs post to it: neither is freed before both stand still */
     worker_close(n->worker);
     worker_close(n->differ);
-    neighbours_close(n->neighbours);
-    n->neighbours = NULL;
     position_server_close(n->positions);
     n->positions = NULL;
     capture_close(n->capture);

@@ -1,6 +1,7 @@
 #include "replicator/neighbours.h"
 
 #include "lib/util.h"
+#include "replicator/lease.h"
 #include "replicator/position_server.h"
 #include <errno.h>
 #include <netdb.h>
@@ -12,10 +13,11 @@
 #define LOOK_NS 1000000000u    /* from one attempt to the next */
 #define CONNECT_NS 1000000000u /* what an attempt may take */
 #define FAILURES 2u            /* in a row, until a node counts as unreachable */
+#define ASK_EVERY 10u          /* looks, from one question who is primary to the next, of a node that can be reached all the time */
 
 struct neighbour {
     const struct config_node *config;
-    unsigned failures; /* the thread's */
+    unsigned failures, looks; /* the thread's; looks: since it was asked last, 0: to be asked now */
     atomic_bool lost;
 };
 
@@ -25,6 +27,7 @@ struct neighbours {
     pthread_mutex_t lock; /* guards stop */
     pthread_cond_t stopped;
     bool stop;
+    bool ending; /* this node is giving way to a later primary. The thread's */
     unsigned n; /* constant, as are the configurations below */
     struct neighbour of[];
 };
@@ -92,9 +95,14 @@ static void look(struct neighbours *h)
         h->of[i].failures = reached[i] ? 0 : MIN(h->of[i].failures + 1, FAILURES);
         bool lost = h->of[i].failures == FAILURES;
         changed |= atomic_exchange(&h->of[i].lost, lost) != lost;
+        h->of[i].looks = !reached[i] || h->ending ? 0 : (h->of[i].looks + 1) % ASK_EVERY;
     }
     if (changed)
         position_server_changed(h->node->positions);
+    /* With a static lease nobody else tells a primary that was cut off, or paused, that another one was promoted meanwhile. */
+    for (unsigned i = 0; i < h->n && !h->node->lease; i++)
+        if (reached[i] && !h->of[i].looks)
+            lease_give_way(h->node, h->of[i].config->url, &h->ending);
 }
 
 static void *run(void *arg)

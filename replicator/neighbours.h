@@ -1,4 +1,5 @@
-/* Which of the other configured nodes can be reached: a thread of its own tries a TCP connection to each node's API once a second. */
+/* Which of the other configured nodes can be reached: a thread of its own tries a TCP connection to each node's API once a second. With a static lease it also
+ * asks a node that can be reached again, and each node now and then, whether it is primary with a later epoch than this one: then this node gives way (lease.h). */
 #ifndef EDGEFS_NEIGHBOURS_H
 #define EDGEFS_NEIGHBOURS_H
 
