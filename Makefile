@@ -52,7 +52,7 @@ LIBPARTS   := $(BUILD)/libparts.a
 PROGRAMS   := $(addprefix $(BUILD)/,edgefs edgefs-fs edgefs-replicator edgefs-proxy edgefs-ctl)
 UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(UNIT_SRC))
 BENCHES    := $(patsubst bench/%.c,$(BUILD)/bench/%,$(BENCH_SRC))
-TOOLS      := $(patsubst tests/tools/%.c,$(BUILD)/tools/%,$(TOOL_SRC)) $(BUILD)/torture
+TOOLS      := $(patsubst tests/tools/%.c,$(BUILD)/tools/%,$(TOOL_SRC)) $(BUILD)/torture $(BUILD)/clock.so
 
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -79,7 +79,7 @@ $(LIBLLHTTP): $(call obj,llhttp/api.c llhttp/http.c llhttp/llhttp.c)
 $(LIBEDGEFS): $(call obj,$(LIB_SRC))
 	rm -f $@ && ar rcs $@ $^
 
-$(LIBPARTS): $(filter-out %/main.o,$(call obj,$(FS_SRC) $(REPLICATOR_SRC) $(PROXY_SRC) $(LAUNCHER_SRC)))
+$(LIBPARTS): $(filter-out %/main.o,$(call obj,$(FS_SRC) $(REPLICATOR_SRC) $(PROXY_SRC) $(LAUNCHER_SRC) ctl/rowdiff.c))
 	rm -f $@ && ar rcs $@ $^
 
 $(BUILD)/edgefs: $(call obj,$(LAUNCHER_SRC)) $(LIBEDGEFS) $(LIBLLHTTP)
@@ -104,6 +104,11 @@ $(BUILD)/tools/%: $(BUILD)/tests/tools/%.o $(LIBEDGEFS) $(LIBLLHTTP)
 
 $(BUILD)/torture: $(call obj,$(TORTURE_SRC)) $(LIBEDGEFS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+# A wall clock that jumps, for the cluster tests. (Not with sanitizers: they want to be loaded first.)
+$(BUILD)/clock.so: tests/cluster/clock.c
+	@mkdir -p $(@D)
+	$(CC) -D_GNU_SOURCE -std=gnu17 $(OPT) $(WARN) -fPIC -fvisibility=hidden -shared -o $@ $< -ldl
 
 deps:
 	scripts/install-deps

@@ -153,6 +153,9 @@ class Node:
         self.lease = lease or f"{{type: static, primary: {primary}}}"
         self.token = token
         self.log_level = log_level
+        self.host = "127.0.0.1"  # where its API is reached
+        self.prefix = []  # what the command begins with that starts it
+        self.env = {}  # more of its environment
         self.url = f"http://127.0.0.1:{port}"
         self.mount = os.path.join(self.tmp, "mnt")
         self.data = data or os.path.join(self.tmp, "data")
@@ -200,8 +203,8 @@ class Node:
             os.unlink(notify)
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self.notify.bind(notify)
-        env = dict(os.environ, NOTIFY_SOCKET=notify)
-        argv = [EDGEFS, "mount", *(args if args is not None else ["-c", self.config_file])]
+        env = dict(os.environ, NOTIFY_SOCKET=notify, **self.env)
+        argv = [*self.prefix, EDGEFS, "mount", *(args if args is not None else ["-c", self.config_file])]
         if app:
             argv += ["--", *app]
         with open(self.log_file, "ab") as log:
@@ -352,7 +355,7 @@ class Node:
 
     def api(self, method, path, body=None, headers=None, timeout=30, token=True):
         """Returns (status, decoded JSON or bytes). Connection errors pass through as OSError."""
-        conn = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        conn = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
         try:
             h = dict(headers or {})
             if token and self.token:
