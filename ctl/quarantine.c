@@ -1,4 +1,5 @@
-#include "ctl/cluster.h"
+#include "ctl/quarantine.h"
+
 #include "ctl/field.h"
 #include "ctl/localfile.h"
 #include "ctl/options.h"
@@ -9,7 +10,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-static int get_list(struct cluster *c, const char *url, json_t **out, struct err *e)
+int quarantine_get_list(struct cluster *c, const char *url, json_t **out, struct err *e)
 {
     int status, rc;
     struct request r = {.url = url, .path = "/v1/quarantine"};
@@ -24,7 +25,7 @@ static int run_ls(struct cluster *c, const char *url, bool as_json)
     struct err e;
     json_t *answer = NULL, *item;
     size_t i;
-    if (get_list(c, url, &answer, &e)) {
+    if (quarantine_get_list(c, url, &answer, &e)) {
         json_decref(answer);
         return ctl_fail_err(&e);
     }
@@ -71,7 +72,7 @@ static int take(void *ctx, const void *p, size_t n, struct err *e)
     return localfile_write(ctx, p, n, e);
 }
 
-static int fetch(struct cluster *c, const char *url, const char *file, const char *to, struct err *e)
+static int fetch_one(struct cluster *c, const char *url, const char *file, const char *to, struct err *e)
 {
     int status;
     struct localfile f;
@@ -89,18 +90,24 @@ static int fetch(struct cluster *c, const char *url, const char *file, const cha
     return rc == ERR_REMOTE && status == 404 ? -ENOENT : rc;
 }
 
-static int run_export(struct cluster *c, const char *url, const char *file, const char *to)
+int quarantine_fetch(struct cluster *c, const char *url, const char *file, const char *to, struct err *e)
 {
-    struct err e;
     size_t n = strlen(file);
-    int rc = fetch(c, url, file, to, &e);
+    int rc = fetch_one(c, url, file, to, e);
     if (!rc && n > 3 && !strcmp(file + n - 3, ".db")) { /* with its WAL, if it has one: SQLite looks for it under that name */
         char wal[600], to_wal[4096];
         snprintf(wal, sizeof wal, "%.500s-wal", file);
         snprintf(to_wal, sizeof to_wal, "%s-wal", to);
-        rc = fetch(c, url, wal, to_wal, &e);
+        rc = fetch_one(c, url, wal, to_wal, e);
         rc = rc == -ENOENT ? 0 : rc;
     }
+    return rc;
+}
+
+static int run_export(struct cluster *c, const char *url, const char *file, const char *to)
+{
+    struct err e;
+    int rc = quarantine_fetch(c, url, file, to, &e);
     if (rc == -ENOENT)
         return ctl_fail(CTL_REFUSED, "%s: nothing of that name is in quarantine there; `%s quarantine ls` lists it", file, CTL_PROGRAM);
     return rc ? ctl_fail_err(&e) : CTL_OK;
@@ -131,7 +138,7 @@ static int run_drop(struct cluster *c, const char *url, char **files, int n, boo
     struct err e;
     json_t *answer = NULL, *item;
     size_t i;
-    if (get_list(c, url, &answer, &e))
+    if (quarantine_get_list(c, url, &answer, &e))
         rc = ctl_fail_err(&e);
     json_array_foreach(json_object_get(answer, "quarantine"), i, item)
     {
@@ -145,30 +152,37 @@ static int run_drop(struct cluster *c, const char *url, char **files, int n, boo
 static int run(struct cluster *c, int argc, char **argv)
 {
     bool as_json = false, all = false;
-    const struct option options[] = {{"--json", OPTION_FLAG, &as_json, 0, 0}, {"--all", OPTION_FLAG, &all, 0, 0}};
+    uint64_t limit = 20;
+    const struct option options[] = {
+        {"--json", OPTION_FLAG, &as_json, 0, 0}, {"--all", OPTION_FLAG, &all, 0, 0}, {"--limit", OPTION_NUMBER, &limit, 0, UINT64_MAX}};
     int n, rc = options_parse(&cmd_quarantine, options, ARRAY_SIZE(options), argc, argv, 1, 1000, &n);
     if (rc)
         return rc;
-    bool ls = !strcmp(argv[1], "ls"), export = !strcmp(argv[1], "export"), drop = !strcmp(argv[1], "drop");
-    if ((!ls && !export && !drop) || (ls && n != 1) || (export && n != 3))
-        return ctl_fail(CTL_USAGE, "quarantine: ls, export FILE TO, or drop FILE…; `%s help quarantine` says more", CTL_PROGRAM);
+    bool ls = !strcmp(argv[1], "ls"), show = !strcmp(argv[1], "show"), export = !strcmp(argv[1], "export"), drop = !strcmp(argv[1], "drop");
+    if ((!ls && !show && !export && !drop) || (ls && n != 1) || (export && n != 3))
+        return ctl_fail(CTL_USAGE, "quarantine: ls, show [FILE…], export FILE TO, or drop FILE…; `%s help quarantine` says more", CTL_PROGRAM);
     struct err e;
     _cleanup_free_ char *url = NULL;
     if (cluster_one(c, &url, &e))
         return ctl_fail_err(&e);
     if (ls)
         return run_ls(c, url, as_json);
+    if (show)
+        return quarantine_show(c, url, argv + 2, n - 1, limit, as_json);
     return export ? run_export(c, url, argv[2], argv[3]) : run_drop(c, url, argv + 2, n - 1, all);
 }
 
 const struct command cmd_quarantine = {
     .name = "quarantine",
-    .usage = "ls [--json] | export FILE TO | drop FILE… | drop --all",
+    .usage = "ls [--json] | show [FILE…] [--limit N] [--json] | export FILE TO | drop FILE… | drop --all",
     .summary = "what a node had that the cluster's history has not",
     .help = "A node that was primary, and whose last transactions nobody else had when another one took over, keeps them when it comes back:\n"
-            "each record as an LTX file, and databases that the primary does not have as they were. Nothing deletes them but `drop`.\n"
+            "each record as an LTX file, and the databases as they were. Nothing deletes them but `drop`.\n"
             "Concerns the node itself (--url), not the cluster.\n\n"
             "  ls            lists them; --json: as the API has it\n"
+            "  show          the rows in which databases in quarantine differ from those that the node has now; FILE: only this one, or the\n"
+            "                database that this record belongs to. Tables are compared by rowid or primary key\n"
+            "  --limit N     how many rows of each kind `show` prints for a table (20; 0: all)\n"
             "  export        writes one to a new local file (a database with its WAL, as TO and TO-wal)\n"
             "  drop          deletes them; --all: every one\n",
     .run = run,

@@ -9,6 +9,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 
 #define NAME_BYTES_MAX 150
 #define LIST_MAX 10000
@@ -37,6 +38,8 @@ static void file_name(char buf[QUARANTINE_FILE_MAX + 1], struct position pos, co
 static int keep(int folder, const char *name, int fd, int64_t at, uint64_t len, struct err *e)
 {
     char path[64];
+    if (!faccessat(folder, name, F_OK, 0))
+        return 0;
     _cleanup_fd_ int out = openat(folder, ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
     if (out < 0)
         return err_errno(e, errno, "quarantine: make a file");
@@ -69,12 +72,34 @@ uint64_t quarantine_fork(struct node *n, const struct epoch_entry *theirs, size_
     return 0;
 }
 
+/* A database that a record belongs to, for those who want to know which rows differ. The records hold what is needed to mend it by hand, so that there is no room
+ * for this is no error. */
+static int keep_whole(struct node *n, const char *name, struct err *e)
+{
+    struct stat st;
+    struct statvfs fs;
+    struct database *db = databases_find(n->databases, name);
+    if (!db || fstatat(n->db_fd, name, &st, AT_SYMLINK_NOFOLLOW) || fstatvfs(n->data_fd, &fs))
+        return 0;
+    if ((uint64_t)st.st_size > QUARANTINE_WHOLE_MAX || (uint64_t)st.st_size > (uint64_t)fs.f_bavail * fs.f_frsize / 2) {
+        log_warn("quarantine", "%s is not kept as a whole, only its records: no room for %" PRIu64 " bytes", name, (uint64_t)st.st_size);
+        return 0;
+    }
+    pthread_mutex_lock(&db->sqlite);
+    int rc = quarantine_database(n, db, e);
+    pthread_mutex_unlock(&db->sqlite);
+    if (rc == -ENOSPC || rc == -EDQUOT)
+        log_warn("quarantine", "%s is not kept as a whole, only its records: %s", name, e->text);
+    return rc == -ENOSPC || rc == -EDQUOT || rc == -ENOENT ? 0 : rc;
+}
+
 int quarantine_records(struct node *n, uint64_t fork, unsigned *kept, struct err *e)
 {
     struct rlog_cursor c = {.fd = -1};
     struct record_head h;
     int64_t at;
     uint64_t last = rlog_last(n->rlog).lsn, from = MAX(fork + 1, rlog_first(n->rlog));
+    char whole[LAYOUT_NAME_MAX + 1] = "";
     *kept = 0;
     if (from > last)
         return 0;
@@ -94,6 +119,10 @@ int quarantine_records(struct node *n, uint64_t fork, unsigned *kept, struct err
         if (rc == -ENOENT)
             rc = 0;
         *kept += !rc;
+        if (!rc && h.type == RECORD_TX && strcmp(whole, h.name) != 0) { /* again for the same one does no harm: it has the same name */
+            memcpy(whole, h.name, h.name_len + 1u);
+            rc = keep_whole(n, whole, e);
+        }
     }
     rlog_cursor_close(&c);
     return rc;

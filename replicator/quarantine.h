@@ -1,8 +1,9 @@
 /* What this node had and the cluster's history has not: kept in <data>/quarantine before it is overwritten, never served to other nodes.
  *
  *   EPOCH-LSN-NAME.ltx    one record of an epoch that ended elsewhere before it: its LTX file, as it was in the log
- *   EPOCH-LSN-NAME.db     a database whose state the log has not: a whole import, or one that the primary does not have at all; with
- *                         NAME.db-wal if it had a WAL, so that SQLite opens it as it was
+ *   EPOCH-LSN-NAME.db     a database as it was here, EPOCH-LSN being the end of the log then: one whose state the log has not (a whole import), one that the
+ *                         primary does not have at all, and each that a record belongs to, so that rows can be compared; the last kind only up to
+ *                         QUARANTINE_WHOLE_MAX bytes and while it leaves half of the room. With NAME.db-wal if it had a WAL, so that SQLite opens it as it was
  *
  * EPOCH and LSN in decimal, NAME with "/" as %2F and "%" as %25, cut to 150 bytes. Files are whole and durable once they have their name. Any thread;
  * all block for the disk. */
@@ -13,12 +14,14 @@
 #include <jansson.h>
 
 #define QUARANTINE_FILE_MAX 255
+#define QUARANTINE_WHOLE_MAX (4ull << 30)
 
 /* Last LSN of this node's log that lies on the history of a server, whose epochs are theirs[0..n) (oldest first) and whose last record is
  * last_lsn. What follows it here exists only here. Our whole log if there is nothing to compare. */
 uint64_t quarantine_fork(struct node *n, const struct epoch_entry *theirs, size_t n_theirs, uint64_t last_lsn);
 
-/* Keeps every record after LSN fork that is in the log. *kept: how many files came to be. On failure (-ENOSPC …) nothing may be overwritten yet; a later
+/* Keeps every record after LSN fork that is in the log, and the databases that they belong to. *kept: how many files came to be. The caller holds no lock of a
+ * database; applications are fenced. On failure (-ENOSPC …) nothing may be overwritten yet; a later
  * call goes on where this one stopped. */
 int quarantine_records(struct node *n, uint64_t fork, unsigned *kept, struct err *e);
 
