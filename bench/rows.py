@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 
+import failover_rows
 import harness
 import resync_row
 from report import Line
@@ -670,6 +671,7 @@ ROWS = {
     "diff-scan": diff_scan,
     "supervise": supervise,
     "resync": resync_row.resync,
+    **failover_rows.ROWS,
 }
 
 
