@@ -59,8 +59,6 @@ static void consider(struct node *n, const char *url, struct discovered *best)
     /* A node in the middle of handing over is still the one whose log counts. */
     if (d.role != NODE_PRIMARY && d.role != NODE_HANDING_OVER)
         return;
-    if (d.pos.epoch < rlog_last(n->rlog).epoch)
-        return; /* it does not know yet that its epoch has ended */
     if (!best->reached || d.pos.epoch > best->pos.epoch)
         *best = d;
 }
