@@ -628,6 +628,71 @@ def diff_scan(passthrough, sources):
     return [line]
 
 
+# ---- many nodes ----
+
+
+def packages():
+    """Rows of the machine's own package database: what real rows look like."""
+    rows, fields, key = [], {}, None
+    with open("/var/lib/dpkg/status", encoding="utf-8", errors="replace") as f:
+        for text in f:
+            if text == "\n":
+                rows.append(tuple(fields.get(k, "") for k in ("Package", "Version", "Section", "Depends", "Maintainer", "Description")))
+                fields, key = {}, None
+            elif text[0] in " \t":
+                fields[key] = fields.get(key, "") + text
+            else:
+                key, _, value = text.partition(":")
+                fields[key] = value.strip()
+    return rows
+
+
+def fan_out(passthrough, _sources):
+    """One primary, five relays that are real nodes, and 20 stream clients behind each (bench/streams: they take records apart and forget them): 105 receivers. The primary inserts the rows
+    of the machine's package database, one a transaction, with a full-text index of its description, 200 a second for 5 s. What the primary sends (edgefs_stream_sent_bytes_total) next to what
+    its log grew by; time from the record's stamp on the primary until it had arrived at a leaf, all leaves; pages of the records next to their bytes in the log."""
+    egress = Line("fan-out", "bytes that the primary sends to 5 relays, with 100 nodes behind them", "5 × the log")
+    lag = Line("fan-out", "capture on the primary → the record is whole at a leaf, p99 of the worst relay's 20 leaves")
+    packed = Line("fan-out", "pages of the transactions : their bytes in the log (package database, full-text index)")
+    with harness.Cluster(6, passthrough) as cluster, contextlib.ExitStack() as stack:
+        a, relays = cluster.nodes[0], cluster.nodes[1:]
+        with a.db("packages.db") as db:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=NORMAL")
+            db.executescript("CREATE TABLE p (name TEXT PRIMARY KEY, version, section, depends, maintainer, description); CREATE VIRTUAL TABLE f USING fts5 (name, description)")
+            cluster.sync()
+            start = a.status()
+            leaves = [stack.enter_context(running("streams", "127.0.0.1", r.port, "--n", 20, "--epoch", start["epoch"], "--lsn", start["lsn"])) for r in relays]
+            time.sleep(0.5)
+            sent, size, lsn = a.metric("edgefs_stream_sent_bytes_total"), start["log"]["bytes"], start["lsn"]
+            rows, began, n = packages(), time.monotonic(), 0
+            while time.monotonic() < began + 5:
+                row = rows[n % len(rows)]
+                with db:
+                    db.execute("INSERT INTO p VALUES (?, ?, ?, ?, ?, ?)", (f"{row[0]}-{n // len(rows)}", *row[1:]))
+                    db.execute("INSERT INTO f VALUES (?, ?)", (row[0], row[5]))
+                n += 1
+                time.sleep(max(0, began + n / 200 - time.monotonic()))
+            end = settled_lsn(a)
+            for r in relays:
+                r.wait_applied(end)
+            time.sleep(0.3)
+            sent, size = a.metric("edgefs_stream_sent_bytes_total") - sent, a.status()["log"]["bytes"] - size
+            records = [r for r in a.get(f"/v1/log?from={lsn + 1}&limit=10000")["records"] if r["type"] == "tx" and r["pages"]]
+        stack.close()
+    egress.edgefs, egress.plain, egress.ratio = f"{sent / 1e6:.2f} MB", f"{size / 1e6:.2f} MB (log)", f"{sent / size:.3f}"
+    egress.ok = 4.9 <= sent / size <= 5.1
+    worst = max(leaves, key=lambda x: x["p99_us"])
+    lag.edgefs = f"{worst['p99_us']:,} µs"
+    lag.notes.append(f"{n / 5:.0f} transactions/s; p50 {statistics.median(x['p50_us'] for x in leaves):,.0f} µs, max {max(x['max_us'] for x in leaves):,} µs, "
+                     f"{sum(x['records'] for x in leaves):,} records received by 100 leaves; 6 nodes and 100 receivers on 2 processors")
+    pages, stored = sum(r["pages"] * r["page_size"] for r in records), sum(r["payload"] for r in records)
+    packed.edgefs, packed.plain, packed.ratio = f"{stored / 1e6:.2f} MB", f"{pages / 1e6:.2f} MB (pages)", f"{pages / stored:.1f} : 1"
+    if min(x["records"] for x in leaves) < 20 * len(records):
+        raise AssertionError(f"not every leaf got every record: {leaves}, {len(records)} in the log")
+    return [egress, lag, packed]
+
+
 def supervise(passthrough, _sources):
     """kill -9 of edgefs-fs and of edgefs-replicator, in turn, on the primary and on the replica, 20 times each, while an application commits 500 rows a second:
     from the kill until the successor is at work (the launcher says so: `ready`). Greatest of all."""
@@ -670,6 +735,7 @@ ROWS = {
     "restart": restart_row,
     "diff-scan": diff_scan,
     "supervise": supervise,
+    "fan-out": fan_out,
     "resync": resync_row.resync,
     **failover_rows.ROWS,
 }

@@ -1,9 +1,11 @@
-/* N clients of GET /v1/stream that read all they get and forget it: what replicas cost the node that serves them.
+/* N clients of GET /v1/stream that read all they get and forget it: what replicas cost the node that serves them, and when they would have what was committed.
  *
  *   streams HOST PORT --n N --epoch E --lsn L
  *
- * Runs until SIGTERM; then prints {"clients":…, "bytes":…, "least":…}: bytes received by all and by the one that got least. */
+ * Runs until SIGTERM; then prints {"clients":…, "bytes":…, "least":…, "records":…, "p50_us":…, "p99_us":…, "max_us":…}: bytes received by all and by the one that got
+ * least; records received by all, and how long after its time stamp (taken on the primary when it was captured; same machine, same clock) each had arrived whole. */
 #include "bench/bench.h"
+#include "edgefs/record.h"
 #include <netdb.h>
 #include <poll.h>
 #include <signal.h>
@@ -11,7 +13,69 @@
 
 #define CLIENTS_MAX 256
 
+#define HEAD_MAX (RECORD_HEAD_MAX > 4096 ? RECORD_HEAD_MAX : 4096)
+#define SAMPLES_MAX (1u << 22)
+
+struct client {
+    uint8_t head[HEAD_MAX]; /* of the answer, then of the record that comes */
+    size_t have;
+    bool body;              /* the answer's head is over */
+    uint64_t skip;          /* payload of the record that is still to come */
+    uint64_t sent_us;       /* of that record; 0: a control frame */
+};
+
 static volatile sig_atomic_t stop;
+static uint32_t *lags;
+static size_t n_lags;
+
+static void arrived(const struct client *c)
+{
+    uint64_t now = wall_us();
+    if (c->sent_us && n_lags < SAMPLES_MAX)
+        lags[n_lags++] = (uint32_t)MIN(now > c->sent_us ? now - c->sent_us : 0, (uint64_t)UINT32_MAX);
+}
+
+/* Takes the stream apart as far as needed to see where records end. */
+static void take(struct client *c, const uint8_t *p, size_t n)
+{
+    while (n) {
+        if (c->skip) {
+            size_t k = (size_t)MIN((uint64_t)n, c->skip);
+            p += k;
+            n -= k;
+            if (!(c->skip -= k))
+                arrived(c);
+            continue;
+        }
+        if (c->have == sizeof c->head)
+            die("what arrives is no stream");
+        c->head[c->have++] = *p++;
+        n--;
+        if (!c->body) {
+            c->body = c->have >= 4 && memcmp(c->head + c->have - 4, "\r\n\r\n", 4) == 0;
+            if (c->body)
+                c->have = 0;
+            continue;
+        }
+        struct record_head h;
+        long size = record_head_decode(c->head, c->have, &h);
+        if (size < 0)
+            die("what arrives is no record");
+        if (!size)
+            continue;
+        c->have = 0;
+        c->skip = h.payload_len;
+        c->sent_us = h.type < RECORD_CONTROL ? h.timestamp : 0;
+        if (!c->skip)
+            arrived(c);
+    }
+}
+
+static int ascending(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return x < y ? -1 : x > y;
+}
 
 static void on_term(int sig)
 {
@@ -37,6 +101,10 @@ int main(int argc, char **argv)
     static char buf[65536];
     struct pollfd fds[CLIENTS_MAX];
     uint64_t bytes[CLIENTS_MAX] = {0};
+    struct client *clients = calloc(CLIENTS_MAX, sizeof *clients);
+    lags = malloc(SAMPLES_MAX * sizeof *lags);
+    if (!clients || !lags)
+        die("no memory");
     if (argc < 3)
         die("usage: streams HOST PORT --n N --epoch E --lsn L");
     nfds_t n = (nfds_t)option_number(argc, argv, "--n", 10);
@@ -63,6 +131,7 @@ int main(int argc, char **argv)
             if (bytes[i] == 0 && memcmp(buf, "HTTP/1.1 200", MIN((size_t)got, (size_t)12)) != 0)
                 die("client %lu: %.*s", (unsigned long)i, (int)MIN(got, (ssize_t)200), buf);
             bytes[i] += (uint64_t)got;
+            take(&clients[i], (const uint8_t *)buf, (size_t)got);
         }
     }
     uint64_t sum = 0, least = UINT64_MAX;
@@ -71,6 +140,10 @@ int main(int argc, char **argv)
         least = MIN(least, bytes[i]);
         close(fds[i].fd);
     }
-    printf("{\"clients\": %lu, \"bytes\": %lu, \"least\": %lu}\n", (unsigned long)n, (unsigned long)sum, (unsigned long)least);
+    qsort(lags, n_lags, sizeof *lags, ascending);
+    printf("{\"clients\": %lu, \"bytes\": %lu, \"least\": %lu, \"records\": %zu, \"p50_us\": %u, \"p99_us\": %u, \"max_us\": %u}\n", (unsigned long)n, (unsigned long)sum,
+           (unsigned long)least, n_lags, n_lags ? lags[n_lags / 2] : 0, n_lags ? lags[n_lags * 99 / 100] : 0, n_lags ? lags[n_lags - 1] : 0);
+    free(lags);
+    free(clients);
     return 0;
 }
