@@ -20,6 +20,7 @@ struct fs {
     struct files *files;
     struct hookserver *hooks;
     struct passthrough *passthrough;
+    struct journals *journals;
     struct session *session;
     struct spare *spare;
     /* Held for reading from the resolution of a path until what was resolved is opened and counted; for writing while a name is moved

@@ -186,7 +186,7 @@ static bool ask_locked(struct hookserver *h, struct hook_ask *a)
         return false;
     a->deadline = after_ms(HOOKS_TIMEOUT_MS);
     if (connected)
-        a->sent = post(h, a->kind, a->id, a->value, a->path, NULL);
+        a->sent = post(h, a->kind, a->id, a->value, a->path, a->question);
     if (a->sent)
         return true;
     if (a->policy == ASK_GO_ON)
@@ -362,7 +362,7 @@ static void connected(struct hookserver *h, int fd, pid_t pid)
             continue;
         if (a->policy != ASK_FENCE)
             a->deadline = after_ms(HOOKS_TIMEOUT_MS);
-        a->sent = post(h, a->kind, a->id, a->value, a->path, NULL);
+        a->sent = post(h, a->kind, a->id, a->value, a->path, a->question);
     }
     pthread_mutex_unlock(&h->mutex);
     table_unlock(fs->table);
@@ -425,8 +425,12 @@ static void take_answer(struct hookserver *h, const struct hook_msg *m, const ch
     a->text_len = MIN((size_t)m->text_len, sizeof a->text - 1);
     memcpy(a->text, text, a->text_len);
     a->text[a->text_len] = 0;
+    bool here = a->quick && h->n_asks == 0; /* waking another thread would cost more than what is left to do */
     pthread_mutex_unlock(&h->mutex);
-    spare_defer(h->fs->spare, &a->work, run_done, a);
+    if (here)
+        a->done(a);
+    else
+        spare_defer(h->fs->spare, &a->work, run_done, a);
 }
 
 static void take_role(struct hookserver *h, const struct hook_msg *m, const char *text)

@@ -37,8 +37,10 @@ struct hook_ask {
     enum ask_policy policy;
     uint64_t value;
     char path[FS_PATH_MAX + 1];
-    /* Called exactly once if hookserver_ask returned true; on a spare thread; holds no lock. */
+    char question[64]; /* the message's text, NUL-terminated; "": none */
+    /* Called exactly once if hookserver_ask returned true; on a spare thread (or the server's, see quick); holds no lock. */
     void (*done)(struct hook_ask *a);
+    bool quick; /* done never waits for anything but the disk: the server's thread may call it itself, if nobody else waits for an answer */
 
     /* The result. */
     bool answered;

@@ -5,6 +5,7 @@
  * mean is for the launcher to decide. */
 #include "edgefs/launch.h"
 #include "fs/files.h"
+#include "fs/journals.h"
 #include "fs/hookserver.h"
 #include "fs/ops.h"
 #include "fs/passthrough.h"
@@ -161,7 +162,8 @@ static int run(struct fs *fs, int table_fd, int hooks_fd, struct err *e)
         return rc;
     fs->files = files_new(raise_limit());
     fs->passthrough = passthrough_new(fs->dev_fd, fs->config->fs.passthrough);
-    if (!fs->files || !fs->passthrough)
+    fs->journals = journals_new();
+    if (!fs->files || !fs->passthrough || !fs->journals)
         return err_set(e, -ENOMEM, "out of memory");
     ops_sweep_orphans(fs, fresh);
     rc = session_open(fs, &operations, sizeof operations, e);

@@ -152,6 +152,30 @@ void ops_reply_entry(struct call *c, uint32_t ino, const struct stat *st)
     call_end(c);
 }
 
+/* ---- journals ---- */
+
+static struct shared_inode *database_of(struct fs *fs, uint32_t parent, const char *name)
+{
+    size_t base;
+    uint32_t ino = name_kind(name, strlen(name), &base) == NAME_JOURNAL ? table_find(fs->table, parent, name, base) : 0;
+    return ino ? table_inode(fs->table, ino) : NULL;
+}
+
+bool ops_syncs(struct fs *fs, uint32_t parent, const char *name)
+{
+    const struct shared_inode *i = database_of(fs, parent, name);
+    return i && (i->flags & INODE_SYNCS);
+}
+
+void ops_set_syncs(struct fs *fs, uint32_t parent, const char *name, bool syncs)
+{
+    struct shared_inode *i = database_of(fs, parent, name);
+    if (!i || !(i->flags & INODE_SYNCS) == !syncs)
+        return;
+    table_set(fs->table, i->flags, i->flags ^ INODE_SYNCS);
+    table_commit(fs->table);
+}
+
 /* ---- the end of inodes and orphans ---- */
 
 /* The file of an orphan that nothing holds. First the file, then the table: killed between, the successor finds it again. */

@@ -66,6 +66,11 @@ void ops_reply_entry(struct call *c, uint32_t ino, const struct stat *st);
 /* Undoes look-ups (FORGET). */
 void ops_forget(struct fs *fs, uint64_t ino, uint64_t n);
 
+/* What an open file carries (enum fh_bits). flags: of open(2). */
+uint64_t ops_fh(enum name_kind k, int flags, bool replicator);
+/* Does the database of the rollback journal `name` sync its journals (INODE_SYNCS)? Table's mutex held, as for the other one. */
+bool ops_syncs(struct fs *fs, uint32_t parent, const char *name);
+void ops_set_syncs(struct fs *fs, uint32_t parent, const char *name, bool syncs);
 /* Counts one open description less, with all that follows from it. slot: of the request, or NULL. */
 void ops_release(struct fs *fs, struct call *c, uint64_t ino, uint64_t fh);
 

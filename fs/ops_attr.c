@@ -203,7 +203,8 @@ static bool ask_truncate(struct call *c, fuse_ino_t ino, const struct stat *attr
     }
     *asked = true;
     t->ask.policy = ASK_GO_ON;
-    t->ask.value = (uint64_t)attr->st_size;
+    t->ask.quick = t->ask.kind == HOOK_JOURNAL_END;
+    t->ask.value = t->ask.kind == HOOK_JOURNAL_END ? 0 : (uint64_t)attr->st_size;
     t->ask.done = truncate_answered;
     t->call = *c;
     t->ino = ino;

@@ -7,12 +7,14 @@
 #include "fs/ops.h"
 
 #include "fs/files.h"
+#include "fs/journals.h"
 #include "fs/passthrough.h"
 #include "fs/role.h"
 #include "fs/virtual.h"
 #include "lib/util.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 
 /* https://sqlite.org/fileformat.html §3: what a valid rollback journal begins with. */
 static const uint8_t journal_magic[8] = {0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7};
@@ -168,17 +170,90 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 
 /* ---- fsync ---- */
 
-/* The commit of every application with synchronous=FULL waits for this: nothing is looked up or asked on the way. */
+static int sync_now(struct fs *fs, fuse_ino_t ino, int datasync)
+{
+    int fd = files_get(fs, ino, false);
+    if (fd < 0)
+        return -fd;
+    int err = (datasync ? fdatasync(fd) : fsync(fd)) ? errno : 0;
+    files_put(fs, ino);
+    return err;
+}
+
+struct journal_sync {
+    struct hook_ask ask; /* first: the callback gets its address */
+    fuse_req_t req;
+    int parts; /* atomic; what is still to be waited for: the disk, the answer */
+    int err;   /* atomic */
+};
+
+static void part_done(struct journal_sync *s, int err)
+{
+    if (err)
+        __atomic_store_n(&s->err, err, __ATOMIC_RELAXED);
+    if (__atomic_sub_fetch(&s->parts, 1, __ATOMIC_ACQ_REL))
+        return;
+    fuse_reply_err(s->req, __atomic_load_n(&s->err, __ATOMIC_RELAXED));
+    free(s);
+}
+
+static void journal_sync_answered(struct hook_ask *a)
+{
+    part_done((struct journal_sync *)a, a->answered ? a->error : 0);
+}
+
+/* Does this fsync end a journal that is passed through? Then what is to be asked. NULL: no, or no memory (found by checksum). */
+static struct journal_sync *ends_by_sync(struct fs *fs, fuse_req_t req, fuse_ino_t ino)
+{
+    uint8_t header[JOURNAL_HEADER_SIZE];
+    bool known;
+    table_lock(fs->table);
+    const struct shared_inode *i = table_inode(fs->table, ino);
+    bool passed_through = i && i->backing_id;
+    if (i && !passed_through)
+        ops_set_syncs(fs, i->parent, i->name, true);
+    table_unlock(fs->table);
+    int fd = passed_through ? files_get(fs, ino, false) : -1;
+    if (fd < 0)
+        return NULL;
+    enum journals_sync what = journals_sync(fs->journals, (uint32_t)ino, fd, header, &known);
+    files_put(fs, ino);
+    struct journal_sync *s = what == JOURNALS_END ? calloc(1, sizeof *s) : NULL;
+    if (!s)
+        return NULL;
+    s->req = req;
+    s->parts = 2;
+    s->ask.kind = HOOK_JOURNAL_END;
+    s->ask.policy = ASK_GO_ON;
+    s->ask.value = HOOKS_JOURNAL_ZEROED;
+    s->ask.quick = true;
+    s->ask.done = journal_sync_answered;
+    for (size_t k = 0; known && k < sizeof header; k++)
+        snprintf(s->ask.question + 2 * k, 3, "%02x", header[k]);
+    table_lock(fs->table);
+    int n = table_path(fs->table, (uint32_t)ino, s->ask.path, sizeof s->ask.path);
+    table_unlock(fs->table);
+    if (n > 0 && hookserver_ask(fs, &s->ask))
+        return s;
+    free(s);
+    return NULL;
+}
+
+/* The commit of every application with synchronous=FULL waits for this: nothing is looked up or asked on the way, but at the end of a journal: then the
+ * replicator reads the transaction while the disk works. */
 void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
     struct fs *fs = fuse_req_userdata(req);
-    int fd = fi->fh & FH_VIRTUAL ? -EINVAL : files_get(fs, ino, false), err = fd < 0 ? -fd : 0;
-    if (fd >= 0) {
-        if (datasync ? fdatasync(fd) : fsync(fd))
-            err = errno;
-        files_put(fs, ino);
+    if (fi->fh & FH_VIRTUAL) {
+        fuse_reply_err(req, EINVAL);
+        return;
     }
-    fuse_reply_err(req, err);
+    struct journal_sync *s = (fi->fh & FH_JOURNAL) && !(fi->fh & FH_REPLICATOR) ? ends_by_sync(fs, req, ino) : NULL;
+    int err = sync_now(fs, ino, datasync);
+    if (s)
+        part_done(s, err);
+    else
+        fuse_reply_err(req, err);
 }
 
 /* ---- fallocate, lseek ---- */

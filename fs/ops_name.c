@@ -2,6 +2,7 @@
 #include "fs/ops.h"
 
 #include "fs/files.h"
+#include "fs/journals.h"
 #include "fs/passthrough.h"
 #include "fs/virtual.h"
 #include "lib/log.h"
@@ -206,16 +207,17 @@ static int enter_created(struct call *c, uint32_t parent, const char *name, int 
 {
     struct fs *fs = c->fs;
     enum name_kind k = name_kind(name, strlen(name), NULL);
-    bool replicator = call_is_replicator(c);
+    bool replicator = call_is_replicator(c), first = true;
     if (fstat(fd, &out->st) || !S_ISREG(out->st.st_mode)) {
         close(fd);
         return EIO;
     }
     if (open) {
         table_lock(fs->table);
+        bool see_writes = k == NAME_JOURNAL && !ops_syncs(fs, parent, name);
         uint32_t known = table_find(fs->table, parent, name, strlen(name));
         table_unlock(fs->table);
-        out->backing_id = passthrough_begin(fs, known, fd, k == NAME_JOURNAL);
+        out->backing_id = passthrough_begin(fs, known, fd, see_writes, &first);
     }
     table_lock(fs->table);
     out->ino = ops_look_up(fs, parent, name, &out->st, 0);
@@ -231,13 +233,15 @@ static int enter_created(struct call *c, uint32_t parent, const char *name, int 
             ops_tell(fs, HOOK_OPENED, parent, name, 0, NULL);
     }
     table_unlock(fs->table);
+    if (out->ino && k == NAME_JOURNAL && out->backing_id)
+        journals_opened(fs->journals, out->ino, fd, first);
     if (open)
         passthrough_end(fs, out->ino, out->backing_id, out->ino != 0);
     if (open && out->ino)
         files_adopt(fs, out->ino, fd);
     else
         close(fd);
-    out->fh = (replicator ? FH_REPLICATOR : 0u) | (k == NAME_JOURNAL ? FH_JOURNAL : 0u) | (name_is_database(k) ? FH_DATABASE : 0u);
+    out->fh = ops_fh(k, O_RDWR, replicator);
     return out->ino ? 0 : ENFILE;
 }
 
@@ -253,8 +257,7 @@ static int created_before(struct call *c, const char *name, struct created *out)
     table_lock(fs->table);
     out->backing_id = table_shared(fs->table)->inodes[out->ino].backing_id;
     table_unlock(fs->table);
-    out->fh = (call_is_replicator(c) ? FH_REPLICATOR : 0u) | (k == NAME_JOURNAL ? FH_JOURNAL : 0u) |
-              (name_is_database(k) ? FH_DATABASE : 0u);
+    out->fh = ops_fh(k, O_RDWR, call_is_replicator(c));
     return 0;
 }
 

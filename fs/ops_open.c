@@ -6,6 +6,7 @@
 #include "fs/ops.h"
 
 #include "fs/files.h"
+#include "fs/journals.h"
 #include "fs/passthrough.h"
 #include "fs/role.h"
 #include "fs/virtual.h"
@@ -54,16 +55,17 @@ static void tell_name(struct fs *fs, enum hooks_kind kind, uint64_t ino)
     ops_tell(fs, kind, i->parent, name, 0, NULL);
 }
 
-static uint64_t fh_for(enum name_kind k, bool replicator)
+uint64_t ops_fh(enum name_kind k, int flags, bool replicator)
 {
-    return (replicator ? FH_REPLICATOR : 0u) | (k == NAME_JOURNAL ? FH_JOURNAL : 0u) | (name_is_database(k) ? FH_DATABASE : 0u);
+    return (replicator ? FH_REPLICATOR : 0u) | (k == NAME_JOURNAL ? FH_JOURNAL : 0u) | (name_is_database(k) ? FH_DATABASE : 0u) |
+           (k == NAME_JOURNAL && wants_write(flags) ? FH_WRITES : 0u);
 }
 
 /* Opens the backing file and counts. 0 or errno. */
-static int count_open(struct call *c, uint64_t ino, uint64_t *fh, int32_t *backing_id)
+static int count_open(struct call *c, uint64_t ino, int flags, uint64_t *fh, int32_t *backing_id)
 {
     struct fs *fs = c->fs;
-    bool replicator = call_is_replicator(c);
+    bool replicator = call_is_replicator(c), first_open;
     pthread_rwlock_rdlock(&fs->ns);
     int fd = files_get(fs, ino, true);
     if (fd < 0) {
@@ -72,9 +74,13 @@ static int count_open(struct call *c, uint64_t ino, uint64_t *fh, int32_t *backi
     }
     table_lock(fs->table);
     enum name_kind k = kind_of(fs, ino);
+    const struct shared_inode *named = table_inode(fs->table, ino);
+    bool see_writes = k == NAME_JOURNAL && !ops_syncs(fs, named->parent, named->name);
     table_unlock(fs->table);
-    *backing_id = passthrough_begin(fs, (uint32_t)ino, fd, k == NAME_JOURNAL);
-    *fh = fh_for(k, replicator);
+    *backing_id = passthrough_begin(fs, (uint32_t)ino, fd, see_writes, &first_open);
+    if (k == NAME_JOURNAL && *backing_id)
+        journals_opened(fs->journals, (uint32_t)ino, fd, first_open);
+    *fh = ops_fh(k, flags, replicator);
     call_slot(c);
     table_lock(fs->table);
     struct shared_inode *i = table_inode(fs->table, ino);
@@ -93,13 +99,34 @@ static int count_open(struct call *c, uint64_t ino, uint64_t *fh, int32_t *backi
     return i ? 0 : ESTALE;
 }
 
+/* A journal that was written and never synced has ended without a call that would tell: the writes of the next ones are looked at. */
+static void journal_closed(struct fs *fs, uint64_t ino)
+{
+    int fd = journals_closed(fs->journals, (uint32_t)ino) ? files_get(fs, ino, false) : -1;
+    if (fd < 0)
+        return;
+    bool zeroed = journals_zeroed(fd);
+    files_put(fs, ino);
+    table_lock(fs->table);
+    const struct shared_inode *i = table_inode(fs->table, ino);
+    if (i && zeroed)
+        ops_set_syncs(fs, i->parent, i->name, false);
+    table_unlock(fs->table);
+}
+
 void ops_release(struct fs *fs, struct call *c, uint64_t ino, uint64_t fh)
 {
     int32_t id = 0;
     bool last_app = false;
-    passthrough_lock(fs);
     table_lock(fs->table);
     struct shared_inode *i = table_inode(fs->table, ino);
+    bool last = i && i->opens_app + i->opens_repl == 1 && i->backing_id;
+    table_unlock(fs->table);
+    if (last && (fh & FH_WRITES))
+        journal_closed(fs, ino);
+    passthrough_lock(fs);
+    table_lock(fs->table);
+    i = table_inode(fs->table, ino);
     uint32_t *count = !i ? NULL : fh & FH_REPLICATOR ? &i->opens_repl : &i->opens_app;
     if (count && *count) {
         table_set(fs->table, *count, *count - 1);
@@ -143,25 +170,25 @@ static void reply_open(struct call *c, uint64_t ino, uint64_t fh, int32_t backin
     call_end(c);
 }
 
-static void open_now(struct call *c, uint64_t ino)
+static void open_now(struct call *c, uint64_t ino, int flags)
 {
     uint64_t fh;
     int32_t backing_id;
-    int err = count_open(c, ino, &fh, &backing_id);
+    int err = count_open(c, ino, flags, &fh, &backing_id);
     if (err)
         call_reply(c, err);
     else
         reply_open(c, ino, fh, backing_id);
 }
 
-static void reply_again(struct call *c, uint64_t ino)
+static void reply_again(struct call *c, uint64_t ino, int flags)
 {
     table_lock(c->fs->table);
     const struct shared_inode *i = table_inode(c->fs->table, ino);
     enum name_kind k = kind_of(c->fs, ino);
     int32_t id = i ? i->backing_id : 0;
     table_unlock(c->fs->table);
-    reply_open(c, ino, fh_for(k, call_is_replicator(c)), id);
+    reply_open(c, ino, ops_fh(k, flags, call_is_replicator(c)), id);
 }
 
 /* ---- the first open on a replica ---- */
@@ -188,7 +215,7 @@ static void fence_answered(struct hook_ask *a)
         else if (!a->answered && wants_write(w->flags))
             call_reply(&w->call, EAGAIN);
         else
-            open_now(&w->call, o->ino);
+            open_now(&w->call, o->ino, w->flags);
         free(w);
     }
     unlink_opening(o);
@@ -269,7 +296,7 @@ void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     call_begin(&c, req);
     struct fs *fs = c.fs;
     if (c.seen == SLOT_DONE) {
-        reply_again(&c, ino);
+        reply_again(&c, ino, fi->flags);
         return;
     }
     table_lock(fs->table);
@@ -291,5 +318,5 @@ void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     if (err)
         call_reply(&c, err);
     else
-        open_now(&c, ino);
+        open_now(&c, ino, fi->flags);
 }

@@ -387,6 +387,7 @@ static void next_step(struct removal *r)
         bool target = r->question[r->asked].target;
         r->ask.kind = r->question[r->asked].kind;
         r->asked++;
+        r->ask.quick = r->ask.kind == HOOK_JOURNAL_END;
         int rc = ops_child_path(fs, target ? r->newparent : r->parent, target ? r->newname : r->name, r->ask.path);
         if (rc == 0 && hookserver_ask(fs, &r->ask))
             return; /* answered() goes on */

@@ -138,7 +138,7 @@ void passthrough_unlock(struct fs *fs)
     pthread_mutex_unlock(&fs->passthrough->mutex);
 }
 
-int32_t passthrough_begin(struct fs *fs, uint32_t ino, int fd, bool journal)
+int32_t passthrough_begin(struct fs *fs, uint32_t ino, int fd, bool see_writes, bool *first)
 {
     passthrough_lock(fs);
     table_lock(fs->table);
@@ -146,7 +146,8 @@ int32_t passthrough_begin(struct fs *fs, uint32_t ino, int fd, bool journal)
     bool open = i && (i->opens_app || i->opens_repl);
     int32_t id = open ? i->backing_id : 0;
     table_unlock(fs->table);
-    if (!open && !journal && passthrough_active(fs))
+    *first = !open;
+    if (!open && !see_writes && passthrough_active(fs))
         id = new_id(fs, fd);
     return id;
 }

@@ -3,7 +3,7 @@
  * Passthrough: the kernel does read, write and mmap of an open file on the backing file itself. It is told which by a backing id, which
  * the kernel gives out for a descriptor (FUSE_DEV_IOC_BACKING_OPEN); all open descriptions of an inode that overlap must be served alike and
  * with the same id (fs/fuse/iomode.c refuses others), so the id is taken at the first open, lives in the inode table, and is
- * given back at the last release. Rollback journals are never passed through: their writes must be seen.
+ * given back at the last release. A rollback journal is not passed through while its writes must be seen (journals.h says when).
  *
  * Fallback: reads and writes come here (ops_file.c), cached by the kernel and written through.
  *
@@ -27,6 +27,7 @@ enum fh_bits {
     FH_JOURNAL = 2,    /* NAME-journal */
     FH_DATABASE = 4,   /* may be a database */
     FH_VIRTUAL = 8,    /* number of its contents in the bits from FH_SHIFT on */
+    FH_WRITES = 16,    /* NAME-journal, opened for writing */
     FH_SHIFT = 8,
 };
 
@@ -44,8 +45,8 @@ void passthrough_negotiate(struct fs *fs, struct fuse_conn_info *conn);
 void passthrough_amend_init(struct fs *fs, struct iovec *iov, int count);
 
 /* Begins the open of a file: how it shall be served. ino: its inode, 0 if it has none yet. fd: its backing file. Returns the
- * backing id or 0 for fallback. Takes the passthrough mutex, so that no other open comes between; then table's mutex, which it lets go. */
-int32_t passthrough_begin(struct fs *fs, uint32_t ino, int fd, bool journal);
+ * backing id or 0 for fallback, and in *first whether nobody has it open. see_writes: fallback if it is the first open. Takes the passthrough mutex, so that no other open comes between; then table's mutex, which it lets go. */
+int32_t passthrough_begin(struct fs *fs, uint32_t ino, int fd, bool see_writes, bool *first);
 /* Adds the counting of the open to the caller's transaction. Table's mutex held. */
 void passthrough_count(struct fs *fs, uint32_t ino, int32_t backing_id, bool replicator);
 /* Ends it. counted: passthrough_count was committed; otherwise an id that was new is given back. */

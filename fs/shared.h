@@ -37,6 +37,7 @@ enum shared_inode_flags {
     INODE_ORPHAN = 16,     /* has no name any more but is open: lies in <data>/orphans. Pins the inode */
     INODE_NAMELESS = 32,   /* has no name any more, the kernel still knows its number */
     INODE_VIRTUAL = 64,    /* a file that exists only here: .primary, .lag, NAME-pos */
+    INODE_SYNCS = 128,     /* a database whose rollback journals are synced: they may be passed through (journals.h) */
 };
 
 struct shared_inode {

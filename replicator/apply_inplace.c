@@ -113,7 +113,8 @@ int apply_inplace_write(struct node *n, struct database *db, const struct apply_
     int fd = db->apply->fence.db_fd;
     struct stat st;
     off_t size = (off_t)tx->commit * tx->page_size;
-    if (fstat(fd, &st) || (st.st_size < size && posix_fallocate(fd, st.st_size, size - st.st_size))) {
+    /* Asked of the backing file: after a write the kernel would ask edgefs-fs. */
+    if (fstatat(n->db_fd, db->name, &st, AT_SYMLINK_NOFOLLOW) || (st.st_size < size && posix_fallocate(fd, st.st_size, size - st.st_size))) {
         apply_inplace_unlock(db); /* before anything was changed */
         return err_errno(e, ENOSPC, "grow %s to %lld bytes", db->name, (long long)size);
     }
@@ -121,7 +122,8 @@ int apply_inplace_write(struct node *n, struct database *db, const struct apply_
      * the locks), nor after the machine has stopped (whoever opens it waits until the record has been entered again). */
     sums_mark_torn(db->sums);
     rc = write_pages(fd, tx, e);
-    if (!rc && ftruncate(fd, size))
+    /* A call that goes through edgefs-fs: only if there is something to cut off. */
+    if (!rc && st.st_size > size && ftruncate(fd, size))
         rc = err_errno(e, errno, "truncate %s", db->name);
     if (rc)
         return rc;

@@ -112,7 +112,7 @@ static int write_idle(struct node *n, struct database *db, const struct apply_tx
         return err_errno(e, errno, "open %s", db->name);
     struct stat st;
     off_t size = (off_t)tx->commit * tx->page_size;
-    if (!fstat(f->fence.db_fd, &st) && st.st_size < size) /* a full disk shows before anything was changed */
+    if (!fstatat(n->db_fd, db->name, &st, AT_SYMLINK_NOFOLLOW) && st.st_size < size) /* a full disk shows before anything was changed */
         rc = -posix_fallocate(f->fence.db_fd, st.st_size, size - st.st_size);
     if (rc) {
         rc = err_errno(e, -rc, "grow %s to %lld bytes", db->name, (long long)size);

@@ -42,8 +42,11 @@ struct capture_file *capture_file_by_name(struct capture *c, const char *name)
 static void main_changed(struct capture *c, struct capture_file *cf)
 {
     pthread_mutex_lock(&cf->db->lock);
-    bool known = database_dbstate(cf->db)->file.ino != 0;
+    bool known = database_dbstate(cf->db)->file.ino != 0, unproven = cf->check_at_close && !cf->suspect;
     pthread_mutex_unlock(&cf->db->lock);
+    struct filestamp now = unproven ? database_stamp(c->node->db_fd, cf->db->name) : (struct filestamp){0};
+    if (unproven && filestamp_same(&cf->unproven, &now))
+        return; /* compared at the last close */
     if (!known || capture_file_differs(c, cf->db))
         capture_main_changed(c, cf, false);
 }
@@ -161,7 +164,32 @@ static void on_event(struct capture *c, const struct hook_msg *m, const char *pa
     }
 }
 
-static void on_hook(struct capture *c, const struct hook_msg *m, const char *path)
+struct question {
+    struct hooks *hooks;
+    uint64_t id; /* 0: answered */
+};
+
+static void answer(void *ctx)
+{
+    struct question *q = ctx;
+    if (q->id)
+        hooks_answer(q->hooks, q->id, 0, NULL);
+    q->id = 0;
+}
+
+static void journal_ends(struct capture *c, struct capture_file *cf, const struct hook_msg *m, const char *text)
+{
+    struct question q = {c->node->hooks, m->id};
+    struct journal_end end = {.zeroed = m->value == HOOKS_JOURNAL_ZEROED, .read = answer, .ctx = &q};
+    end.known = strlen(text) == HOOKS_JOURNAL_TEXT;
+    for (size_t i = 0; end.known && i < sizeof end.header; i++)
+        end.known = sscanf(text + 2 * i, "%2hhx", &end.header[i]) == 1;
+    if (cf)
+        capture_journal_ends(c, cf, &end);
+    answer(&q);
+}
+
+static void on_hook(struct capture *c, const struct hook_msg *m, const char *path, const char *text)
 {
     char name[LAYOUT_NAME_MAX + 1];
     const char *suffix = capture_companion(path, name);
@@ -188,9 +216,8 @@ static void on_hook(struct capture *c, const struct hook_msg *m, const char *pat
             capture_wal_vanishes(c, cf);
         break;
     case HOOK_JOURNAL_END:
-        if (cf)
-            capture_journal_ends(c, cf);
-        break;
+        journal_ends(c, cf, m, text);
+        return;
     default:
         break;
     }
@@ -221,7 +248,7 @@ static void take_hooks(struct capture *c)
             capture_opens_end(c);
             capture_rescan(c); /* whatever happened before we were connected */
         } else if (m.id) {
-            on_hook(c, &m, path);
+            on_hook(c, &m, path, text);
         } else {
             on_event(c, &m, path, text);
         }

@@ -60,6 +60,7 @@ struct capture_file {
     uint64_t diff_ns;      /* diff at this time; 0: no */
     uint64_t diff_first_ns;
     bool check_at_close;   /* transactions were captured whose journal did not prove that nothing was missed before: compare all pages at the last close */
+    struct filestamp unproven; /* … and the file as the last of them left it: not noted in the sidecar, for the comparison may not come to pass */
     uint64_t deferred[CAPTURE_DEFERRED_MAX]; /* hooks to be answered once it is captured */
     int n_deferred;
 };

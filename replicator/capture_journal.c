@@ -12,13 +12,19 @@
 
 /* A database of which nothing (usable, trusted) is tracked is read whole while the application waits if it is no larger than this; a larger one is compared later. */
 #define WHOLE_MAX (16u << 20)
+/* So much of what changed is copied, so that the application need not wait until it is in the log. */
+#define COPY_MAX (4u << 20)
 
 struct capture_journal {
     struct journal *reader;
     struct ltx_encoder *enc;
     struct tx_page *pages; /* candidates, then what changed */
     uint32_t n, size;
+    uint8_t *copy; /* of changed pages, in the order of `pages` */
+    size_t copy_size;
+    bool copied;
     int journal_fd, db_fd; /* of the present run */
+    struct journal_end *end;
     uint32_t page_size;
     uint8_t page[65536];
 };
@@ -45,6 +51,7 @@ void capture_journal_close(struct capture_journal *c)
     journal_free(c->reader);
     ltx_encoder_free(c->enc);
     free(c->pages);
+    free(c->copy);
     free(c);
 }
 
@@ -52,6 +59,10 @@ static long read_journal(void *ctx, void *p, size_t n, int64_t at)
 {
     struct capture_journal *c = ctx;
     ssize_t k = pread(c->journal_fd, p, n, at);
+    if (c->end->zeroed && at < JOURNAL_HEADER_SIZE && k > 0) {
+        size_t from = (size_t)at, to = MIN((size_t)JOURNAL_HEADER_SIZE, from + (size_t)k);
+        memcpy(p, c->end->header + from, to - from);
+    }
     return k < 0 ? -errno : k;
 }
 
@@ -108,7 +119,22 @@ static int read_page(struct capture_journal *c, uint32_t pgno, struct err *e)
     return 0;
 }
 
+static void read_all(struct capture_journal *c)
+{
+    if (c->end->read)
+        c->end->read(c->end->ctx);
+    c->end->read = NULL;
+}
+
 /* For tx_record. */
+static int from_copy(void *ctx, const struct tx_page *p, const uint8_t **page, struct err *e)
+{
+    const struct capture_journal *c = ctx;
+    (void)e;
+    *page = c->copy + (size_t)(p - c->pages) * c->page_size;
+    return 0;
+}
+
 static int read_again(void *ctx, const struct tx_page *p, const uint8_t **page, struct err *e)
 {
     struct capture_journal *c = ctx;
@@ -119,10 +145,27 @@ static int read_again(void *ctx, const struct tx_page *p, const uint8_t **page, 
     return rc;
 }
 
+static void keep_copy(struct capture_journal *c, uint32_t kept)
+{
+    size_t at = (size_t)kept * c->page_size, need = at + c->page_size;
+    if (need > c->copy_size && need <= COPY_MAX) {
+        size_t size = MAX(MIN(c->copy_size * 2, COPY_MAX), MAX(need, (size_t)65536));
+        void *p = realloc(c->copy, size);
+        if (p) {
+            c->copy = p;
+            c->copy_size = size;
+        }
+    }
+    c->copied = c->copied && need <= c->copy_size;
+    if (c->copied)
+        memcpy(c->copy + at, c->page, c->page_size);
+}
+
 /* Leaves those candidates that did change, once each, in order. all: each of them counts. */
 static int only_changed(struct capture_journal *c, const struct database *db, uint32_t commit, bool all, struct err *e)
 {
     uint32_t kept = 0, last = 0, lock = lock_pgno(c->page_size);
+    c->copied = true;
     qsort(c->pages, c->n, sizeof *c->pages, by_page);
     for (uint32_t i = 0; i < c->n; i++) {
         uint32_t pgno = c->pages[i].pgno;
@@ -133,8 +176,10 @@ static int only_changed(struct capture_journal *c, const struct database *db, ui
         if (rc)
             return rc;
         uint64_t sum = page_checksum(pgno, c->page, c->page_size);
-        if (all || sum != sums_get(db->sums, pgno))
-            c->pages[kept++] = (struct tx_page){.pgno = pgno, .sum = sum};
+        if (!all && sum == sums_get(db->sums, pgno))
+            continue;
+        keep_copy(c, kept);
+        c->pages[kept++] = (struct tx_page){.pgno = pgno, .sum = sum};
     }
     c->n = kept;
     return 0;
@@ -157,11 +202,14 @@ static int record(struct capture_journal *c, struct node *n, struct database *db
     tx.ntx = 1;
     tx.pages = c->pages;
     tx.n_pages = c->n;
-    tx.read = read_again;
+    tx.read = c->copied ? from_copy : read_again;
     tx.ctx = c;
+    if (c->copied)
+        read_all(c);
     return tx_record(n, db, &tx, c->enc, e);
 }
 
+/* h: NULL if the journal's header is not known. */
 static int capture(struct capture_journal *c, struct node *n, struct database *db, const struct journal_header *h, bool whole,
                    enum journal_proof *proof, struct err *e)
 {
@@ -182,7 +230,9 @@ static int capture(struct capture_journal *c, struct node *n, struct database *d
         return err_set(e, ERR_NOT_DATABASE, "%s is not an SQLite database", db->name);
     struct tx tx = {.page_size = dh.page_size, .commit = dbfile_pages(&dh, file.st_size), .wal_mode = dh.write_version == 2};
     bool all = !st->txid || st->page_size != dh.page_size;
-    whole = all || (whole && file.st_size <= WHOLE_MAX);
+    whole = all || ((whole || !h) && file.st_size <= WHOLE_MAX);
+    if (!whole && !h)
+        return err_set(e, ERR_GONE, "the journal of %s is gone", db->name);
     c->page_size = dh.page_size;
     int rc = 0;
     if (all && file.st_size > WHOLE_MAX)
@@ -200,7 +250,7 @@ static int capture(struct capture_journal *c, struct node *n, struct database *d
     return rc ? rc : record(c, n, db, &tx, all, e);
 }
 
-int capture_journal_run(struct capture_journal *c, struct node *n, struct database *db, bool whole, enum journal_proof *proof, struct err *e)
+int capture_journal_run(struct capture_journal *c, struct node *n, struct database *db, struct journal_end *end, bool whole, enum journal_proof *proof, struct err *e)
 {
     char name[LAYOUT_NAME_MAX + sizeof LAYOUT_JOURNAL];
     struct journal_header h;
@@ -212,13 +262,16 @@ int capture_journal_run(struct capture_journal *c, struct node *n, struct databa
     _cleanup_fd_ int db_fd = openat(n->db_fd, db->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (db_fd < 0)
         return errno == ENOENT ? 1 : err_errno(e, errno, "open %s", db->name);
+    c->end = end;
     c->journal_fd = journal_fd;
     c->db_fd = db_fd;
     c->n = 0;
-    int rc = journal_begin(c->reader, read_journal, c, &h, e);
+    bool known = !end->zeroed || end->known;
+    int rc = known ? journal_begin(c->reader, read_journal, c, &h, e) : 0;
     if (rc == ERR_CORRUPT)
         return 1;
+    end->stamp = database_stamp(n->db_fd, db->name); /* before the application goes on */
     if (!rc)
         rc = database_load(n->databases, db, e);
-    return rc ? rc : capture(c, n, db, &h, whole, proof, e);
+    return rc ? rc : capture(c, n, db, known ? &h : NULL, whole, proof, e);
 }

@@ -11,7 +11,20 @@
 #ifndef EDGEFS_CAPTURE_JOURNAL_H
 #define EDGEFS_CAPTURE_JOURNAL_H
 
+#include "lib/journal.h"
 #include "replicator/txrecord.h"
+
+/* How a journal ends. */
+struct journal_end {
+    bool zeroed; /* its header is zeros already: `header` is what it was, if `known`. Otherwise it is in the file */
+    bool known;
+    uint8_t header[JOURNAL_HEADER_SIZE];
+    /* Called once everything has been read that the application could change when it goes on; nothing needs it to wait any longer. May be called before the record
+     * is in the log, and never if there is an error or nothing to do. *stamp: the database file as it was read. */
+    void (*read)(void *ctx);
+    void *ctx;
+    struct filestamp stamp; /* result */
+};
 
 struct capture_journal; /* buffers, reused for every database; one thread */
 
@@ -24,9 +37,9 @@ enum journal_proof {
     JOURNAL_WHOLE,    /* all pages were read */
 };
 
-/* Captures. db->lock is held. Reads backing files only. whole: the tracked state is not to be trusted, so if the database is small all its pages are
+/* Captures. db->lock is held. Reads backing files only. end->stamp is set if the result is 0. whole: the tracked state is not to be trusted, so if the database is small all its pages are
  * compared. 0: the tracked state is that of the file, as far as *proof says. 1: there is no valid journal (nothing was written under it). ERR_GONE: all
  * pages must be compared; ERR_NOT_DATABASE; -ENOSPC … */
-int capture_journal_run(struct capture_journal *c, struct node *n, struct database *db, bool whole, enum journal_proof *proof, struct err *e);
+int capture_journal_run(struct capture_journal *c, struct node *n, struct database *db, struct journal_end *end, bool whole, enum journal_proof *proof, struct err *e);
 
 #endif

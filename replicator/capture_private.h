@@ -81,7 +81,7 @@ void capture_answer_deferred(struct capture *c, struct capture_file *cf);
 /* NAME-wal is about to vanish (unlink, truncate): capture to its end, then the database file alone is the state. */
 void capture_wal_vanishes(struct capture *c, struct capture_file *cf);
 /* NAME-journal is about to end: capture its transaction. */
-void capture_journal_ends(struct capture *c, struct capture_file *cf);
+void capture_journal_ends(struct capture *c, struct capture_file *cf, struct journal_end *end);
 /* The database has been removed. */
 void capture_dropped(struct capture *c, struct capture_file *cf);
 /* The name is about to stand for nothing, or for another file: captures what can be captured and lets go of the WAL; a scan that is under way is void.

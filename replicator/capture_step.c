@@ -326,7 +326,7 @@ bool capture_leave(struct capture *c, struct capture_file *cf)
     return whole;
 }
 
-void capture_journal_ends(struct capture *c, struct capture_file *cf)
+void capture_journal_ends(struct capture *c, struct capture_file *cf, struct journal_end *end)
 {
     struct database *db = cf->db;
     struct err e = {0};
@@ -336,12 +336,12 @@ void capture_journal_ends(struct capture *c, struct capture_file *cf)
         return;
     pthread_mutex_lock(&db->lock);
     bool in_wal = cf->mode == CAPTURE_MAPPED || (cf->mode == CAPTURE_MAPPING && walview_exists(c->node, db));
-    int rc = in_wal ? 1 : capture_journal_run(c->journal, c->node, db, cf->suspect, &proof, &e);
+    int rc = in_wal ? 1 : capture_journal_run(c->journal, c->node, db, end, cf->suspect, &proof, &e);
     if (rc == 0) { /* events about what the transaction wrote find the file as it was captured here */
-        struct filestamp now = database_stamp(c->node->db_fd, db->name);
         cf->suspect &= proof != JOURNAL_WHOLE;
-        database_settle(c->node->databases, db, cf->suspect ? NULL : &now);
-        cf->check_at_close |= proof == JOURNAL_UNPROVEN;
+        cf->check_at_close = proof == JOURNAL_UNPROVEN || (cf->check_at_close && proof != JOURNAL_WHOLE);
+        cf->unproven = end->stamp;
+        database_settle(c->node->databases, db, cf->suspect || cf->check_at_close ? NULL : &end->stamp);
     }
     if (rc == 0 && !cf->suspect) {
         cf->diff_ns = cf->diff_first_ns = 0;

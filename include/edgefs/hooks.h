@@ -37,6 +37,8 @@
 #define HOOKS_VERSION 1
 #define HOOKS_TIMEOUT_MS 10000
 #define HOOKS_PACKET_MAX 8192
+#define HOOKS_JOURNAL_ZEROED 1
+#define HOOKS_JOURNAL_TEXT 56 /* two for each of the 28 bytes */
 
 enum hooks_kind {
     HOOK_HELLO = 1,
@@ -57,7 +59,9 @@ enum hooks_kind {
     HOOK_CHECKPOINT,        /* primary: NAME is about to be truncated (usually to the size it has) while NAME-wal exists: SQLite does
                              * so, whatever PRAGMA synchronous says, when a checkpoint has copied the last frame and before it
                              * says so in the wal-index (wal.c, walCheckpoint). Only then may a writer restart the WAL */
-    HOOK_JOURNAL_END,       /* NAME-journal is about to be unlinked, truncated, or had its header zeroed */
+    HOOK_JOURNAL_END,       /* NAME-journal is about to be unlinked, truncated, or have its header zeroed; with value HOOKS_JOURNAL_ZEROED: its header has
+                             * been zeroed, and this fsync follows; text: the header as it was, HOOKS_JOURNAL_TEXT hexadecimal digits, or nothing if
+                             * edgefs-fs does not know */
     HOOK_OPENING,           /* replica only: the first open of database NAME by an application waits for its fence */
     HOOK_DB_REMOVE,         /* database NAME is about to be unlinked or renamed over */
     HOOK_QUERY_POS = 48,    /* contents of NAME-pos are wanted; value ENOENT if NAME is not a database */

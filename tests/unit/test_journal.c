@@ -301,6 +301,48 @@ static void segments_counts_and_ends(void **state)
     assert_int_equal(digits(&b), 0);
 }
 
+/* SQLite writes the last segment's magic and count when it syncs it; until then they are zeros, and what follows is as it will be. A page that a freelist trunk in it
+ * names may have been written already. */
+static void a_last_segment_that_was_not_synced_counts(void **state)
+{
+    (void)state;
+    static uint8_t p[10000];
+    struct bytes b = {.p = p};
+    size_t n = put_header(p, 1, 7), second;
+    n += put_record(p + n, 1, 7);
+    n = (n + 511) / 512 * 512;
+    second = n;
+    n += put_header(p + n, 0, 9);
+    memset(p + second, 0, 12);
+    n += put_record(p + n, 2, 9);
+    n += put_record(p + n, 3, 9);
+    b.n = n;
+    assert_int_equal(digits(&b), 123);
+    b.n = n - 1;
+    assert_int_equal(digits(&b), 12); /* torn */
+    b.n = second + JOURNAL_HEADER_SIZE - 1;
+    assert_int_equal(digits(&b), 1);
+    b.n = n;
+    be32_put(p + second + 12, 10); /* another nonce: no checksum is right */
+    assert_int_equal(digits(&b), 1);
+    be32_put(p + second + 12, 9);
+    static const unsigned same[] = {16, 20, 24}; /* size of the database, sector size, page size: those of the first header, or it is of another journal */
+    for (size_t i = 0; i < ARRAY_SIZE(same); i++) {
+        uint32_t was = be32_get(p + second + same[i]);
+        be32_put(p + second + same[i], was * 2);
+        assert_int_equal(digits(&b), 1);
+        be32_put(p + second + same[i], was);
+    }
+    p[second + 11] = 1; /* neither magic nor zeros */
+    assert_int_equal(digits(&b), 1);
+    p[second + 11] = 0;
+    p[0] = 0; /* the first header must have its magic */
+    struct journal_header h;
+    struct journal *j = journal_new();
+    assert_int_equal(journal_begin(j, read_bytes, &b, &h, NULL), ERR_CORRUPT);
+    journal_free(j);
+}
+
 static void what_is_no_journal_is_refused(void **state)
 {
     (void)state;
@@ -369,6 +411,7 @@ int main(void)
         cmocka_unit_test(pages_taken_from_the_freelist_are_named),
         cmocka_unit_test(what_an_older_transaction_left_does_not_count),
         cmocka_unit_test(segments_counts_and_ends),
+        cmocka_unit_test(a_last_segment_that_was_not_synced_counts),
         cmocka_unit_test(what_is_no_journal_is_refused),
         cmocka_unit_test(an_error_of_reading_is_not_an_end),
         cmocka_unit_test(trunk_pages),
