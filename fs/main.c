@@ -35,11 +35,12 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
                               FUSE_CAP_POSIX_LOCKS | FUSE_CAP_FLOCK_LOCKS | FUSE_CAP_IOCTL_DIR);
     conn->want |= conn->capable & (FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_EXPLICIT_INVAL_DATA);
     conn->time_gran = 1;
+    ops_dir_init(conn);
     passthrough_negotiate(userdata, conn);
 }
 
 /* Absent on purpose: getlk, setlk, flock (the kernel keeps locks itself); flush, access, *xattr, copy_file_range, ioctl, poll
- * (ENOSYS: the kernel asks once, and does without); opendir, releasedir (listings have no state); readdirplus. */
+ * (ENOSYS: the kernel asks once, and does without); releasedir (listings have no state); readdirplus. */
 static const struct fuse_lowlevel_ops operations = {
     .init = op_init,
     .lookup = op_lookup,
@@ -59,6 +60,7 @@ static const struct fuse_lowlevel_ops operations = {
     .write = op_write,
     .release = op_release,
     .fsync = op_fsync,
+    .opendir = op_opendir,
     .readdir = op_readdir,
     .fsyncdir = op_fsyncdir,
     .statfs = op_statfs,

@@ -1,8 +1,11 @@
 /* Directories: listing and fsync. A listing has no state here: each request opens the backing directory and goes to the offset that the
  * kernel names, which is the backing file system's own, so a restart in the middle of a listing is not noticed.
  *
- * Not listed: private names (but to the replicator), what is neither file nor directory, virtual files (virtual.h). Listings are not
- * cached, since they are not the same for everybody. */
+ * Not listed: private names, what is neither file nor directory, virtual files (virtual.h). So a listing is the same for everybody, and the kernel may keep it
+ * until something in the directory changes.
+ *
+ * Nor is there anything to open: the kernel is told so once (ENOSYS), and then opens directories by itself. SQLite opens and syncs the directory with each journal that
+ * it makes. */
 #include "fs/ops.h"
 
 #include "fs/files.h"
@@ -23,6 +26,22 @@ struct linux_dirent64 { /* getdents64(2) */
     char d_name[];
 };
 
+static bool opens_itself; /* constant once INIT was answered */
+
+void ops_dir_init(const struct fuse_conn_info *conn)
+{
+    opens_itself = (conn->capable & FUSE_CAP_NO_OPENDIR_SUPPORT) != 0; /* Linux 5.1 */
+}
+
+void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    (void)ino;
+    if (opens_itself)
+        fuse_reply_err(req, ENOSYS);
+    else
+        fuse_reply_open(req, fi);
+}
+
 static int open_directory(struct fs *fs, fuse_ino_t ino)
 {
     struct where w;
@@ -37,11 +56,11 @@ static int open_directory(struct fs *fs, fuse_ino_t ino)
     return fd;
 }
 
-static bool listed(int dirfd, const struct linux_dirent64 *d, bool replicator, mode_t *type)
+static bool listed(int dirfd, const struct linux_dirent64 *d, mode_t *type)
 {
     struct stat st;
     *type = d->d_type == DT_DIR ? S_IFDIR : S_IFREG;
-    if (name_kind(d->d_name, strlen(d->d_name), NULL) == NAME_PRIVATE && !replicator)
+    if (name_kind(d->d_name, strlen(d->d_name), NULL) == NAME_PRIVATE)
         return false;
     if (d->d_type == DT_UNKNOWN) {
         if (fstatat(dirfd, d->d_name, &st, AT_SYMLINK_NOFOLLOW))
@@ -53,14 +72,14 @@ static bool listed(int dirfd, const struct linux_dirent64 *d, bool replicator, m
 }
 
 /* Copies the entries of one batch. Bytes used in out; *full: the next one did not fit. */
-static size_t copy_batch(fuse_req_t req, int dirfd, const char *batch, size_t n, bool replicator, char *out, size_t room, bool *full)
+static size_t copy_batch(fuse_req_t req, int dirfd, const char *batch, size_t n, char *out, size_t room, bool *full)
 {
     size_t used = 0;
     for (size_t at = 0; at < n && !*full;) {
         const struct linux_dirent64 *d = (const void *)(batch + at);
         at += d->d_reclen;
         struct stat st = {.st_ino = d->d_ino};
-        if (!listed(dirfd, d, replicator, &st.st_mode))
+        if (!listed(dirfd, d, &st.st_mode))
             continue;
         size_t need = fuse_add_direntry(req, out + used, room - used, d->d_name, &st, d->d_off);
         if (need > room - used)
@@ -76,7 +95,7 @@ void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct f
     (void)fi;
     struct call c;
     call_begin(&c, req);
-    bool replicator = call_is_replicator(&c), full = false;
+    bool full = false;
     char batch[BATCH] __attribute__((aligned(8)));
     _cleanup_free_ char *out = malloc(size);
     _cleanup_fd_ int fd = out ? open_directory(c.fs, ino) : -ENOMEM;
@@ -89,7 +108,7 @@ void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct f
     if (off && lseek(fd, off, SEEK_SET) < 0)
         n = -1;
     while (n >= 0 && !full && (n = syscall(SYS_getdents64, fd, batch, sizeof batch)) > 0)
-        used += copy_batch(req, fd, batch, (size_t)n, replicator, out + used, size - used, &full);
+        used += copy_batch(req, fd, batch, (size_t)n, out + used, size - used, &full);
     if (n < 0 && used == 0)
         call_reply(&c, errno);
     else {
