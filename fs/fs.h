@@ -21,6 +21,7 @@ struct fs {
     struct hookserver *hooks;
     struct passthrough *passthrough;
     struct journals *journals;
+    struct dirsync *dirsync;
     struct session *session;
     struct spare *spare;
     /* Held for reading from the resolution of a path until what was resolved is opened and counted; for writing while a name is moved

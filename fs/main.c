@@ -4,6 +4,7 @@
  * is no second way of stopping that could be wrong. SIGINT and SIGHUP reach us with the terminal's whole process group; what they
  * mean is for the launcher to decide. */
 #include "edgefs/launch.h"
+#include "fs/dirsync.h"
 #include "fs/files.h"
 #include "fs/journals.h"
 #include "fs/hookserver.h"
@@ -165,7 +166,8 @@ static int run(struct fs *fs, int table_fd, int hooks_fd, struct err *e)
     fs->files = files_new(raise_limit());
     fs->passthrough = passthrough_new(fs->dev_fd, fs->config->fs.passthrough);
     fs->journals = journals_new();
-    if (!fs->files || !fs->passthrough || !fs->journals)
+    fs->dirsync = dirsync_new(fs->db_fd);
+    if (!fs->files || !fs->passthrough || !fs->journals || !fs->dirsync)
         return err_set(e, -ENOMEM, "out of memory");
     ops_sweep_orphans(fs, fresh);
     rc = session_open(fs, &operations, sizeof operations, e);

@@ -12,6 +12,8 @@
 
 /* How long the kernel may believe names and attributes, seconds: every change comes through this mount. */
 #define OPS_FOREVER 31536000.0
+/* Bits of a mode that regular files can have. Not set-user-ID and set-group-ID: the mount is nosuid, and nobody is to find them in the backing directory. */
+#define OPS_FILE_MODE 01777u
 
 /* One request. Copied freely; belongs to whoever works on it. */
 struct call {

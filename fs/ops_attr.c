@@ -1,6 +1,7 @@
 /* Attributes: getattr, setattr (truncate above all), statfs. Setting attributes needs no slot: repeating it has the same outcome. */
 #include "fs/ops.h"
 
+#include "fs/dirsync.h"
 #include "fs/files.h"
 #include "fs/passthrough.h"
 #include "fs/virtual.h"
@@ -63,6 +64,11 @@ static struct timespec time_to_set(int to_set, int now_flag, int flag, struct ti
     return t;
 }
 
+static bool is_directory(const struct call *c, fuse_ino_t ino)
+{
+    return ino == TABLE_ROOT || (__atomic_load_n(&table_shared(c->fs->table)->inodes[ino].flags, __ATOMIC_RELAXED) & INODE_DIR);
+}
+
 /* Everything but the size. 0 or errno. */
 static int set_metadata(struct call *c, fuse_ino_t ino, const struct stat *attr, int to_set)
 {
@@ -70,7 +76,7 @@ static int set_metadata(struct call *c, fuse_ino_t ino, const struct stat *attr,
     int err = 0;
     pthread_rwlock_rdlock(&c->fs->ns);
     err = ops_errno(files_where(c->fs, ino, &w));
-    if (!err && (to_set & FUSE_SET_ATTR_MODE) && fchmodat(w.dirfd, w.path, attr->st_mode & 07777, 0))
+    if (!err && (to_set & FUSE_SET_ATTR_MODE) && fchmodat(w.dirfd, w.path, attr->st_mode & (is_directory(c, ino) ? 07777 : OPS_FILE_MODE), 0))
         err = errno;
     if (!err && (to_set & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) &&
         fchownat(w.dirfd, w.path, to_set & FUSE_SET_ATTR_UID ? attr->st_uid : (uid_t)-1,
@@ -85,6 +91,8 @@ static int set_metadata(struct call *c, fuse_ino_t ino, const struct stat *attr,
             err = errno;
     }
     pthread_rwlock_unlock(&c->fs->ns);
+    if (is_directory(c, ino))
+        dirsync_changed(c->fs->dirsync);
     return err;
 }
 

@@ -6,6 +6,7 @@
  * locks is found by checksum. */
 #include "fs/ops.h"
 
+#include "fs/dirsync.h"
 #include "fs/files.h"
 #include "fs/journals.h"
 #include "fs/passthrough.h"
@@ -177,6 +178,8 @@ static int sync_now(struct fs *fs, fuse_ino_t ino, int datasync)
         return -fd;
     int err = (datasync ? fdatasync(fd) : fsync(fd)) ? errno : 0;
     files_put(fs, ino);
+    if (!err)
+        dirsync_file_synced(fs->dirsync, (uint32_t)ino, table_shared(fs->table)->inodes[ino].generation);
     return err;
 }
 

@@ -8,6 +8,7 @@
  * it makes. */
 #include "fs/ops.h"
 
+#include "fs/dirsync.h"
 #include "fs/files.h"
 #include "lib/util.h"
 #include <dirent.h>
@@ -123,8 +124,14 @@ void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_
     struct call c;
     call_begin(&c, req);
     _cleanup_fd_ int fd = open_directory(c.fs, ino);
-    int err = fd < 0 ? -fd : 0;
-    if (!err && (datasync ? fdatasync(fd) : fsync(fd)))
-        err = errno;
+    uint64_t before = dirsync_now(c.fs->dirsync);
+    struct stat st;
+    int err = fd < 0 ? -fd : fstat(fd, &st) ? errno : 0;
+    if (!err && !dirsync_clean(c.fs->dirsync, (uint32_t)ino, st.st_dev)) {
+        if (datasync ? fdatasync(fd) : fsync(fd))
+            err = errno;
+        else
+            dirsync_synced(c.fs->dirsync, (uint32_t)ino, before);
+    }
     call_reply(&c, err);
 }

@@ -1,6 +1,7 @@
 /* Names come into being: look-up, create, mknod, mkdir; and are forgotten. */
 #include "fs/ops.h"
 
+#include "fs/dirsync.h"
 #include "fs/files.h"
 #include "fs/journals.h"
 #include "fs/passthrough.h"
@@ -149,7 +150,7 @@ static int may_create(struct call *c, uint64_t parent, const char *name)
 
 /* Gives what was just made to the caller, as a file system does: its user, and its group unless the directory hands its own down (then
  * the backing file system has done so). Repeated after a kill: harmless. Returns 0 or errno. */
-static int give_to_caller(const struct call *c, const struct where *w, mode_t mode)
+static int give_to_caller(const struct call *c, const struct where *w)
 {
     struct stat st, dir;
     if (fstatat(w->dirfd, w->path, &st, AT_SYMLINK_NOFOLLOW))
@@ -165,12 +166,7 @@ static int give_to_caller(const struct call *c, const struct where *w, mode_t mo
     if (fstatat(p.dirfd, p.path, &dir, AT_SYMLINK_NOFOLLOW))
         return errno;
     gid_t gid = dir.st_mode & S_ISGID ? (gid_t)-1 : c->gid;
-    if (fchownat(w->dirfd, w->path, c->uid, gid, AT_SYMLINK_NOFOLLOW))
-        return errno;
-    /* chown takes these bits off a regular file */
-    if (S_ISREG(st.st_mode) && (mode & (S_ISUID | S_ISGID)) && fchmodat(w->dirfd, w->path, mode & 07777, 0))
-        return errno;
-    return 0;
+    return fchownat(w->dirfd, w->path, c->uid, gid, AT_SYMLINK_NOFOLLOW) ? errno : 0;
 }
 
 /* A new backing file, open. The descriptor or -errno. exclusive: EEXIST if it is there already, unless we made it before a kill. */
@@ -179,14 +175,14 @@ static int create_backing(struct call *c, const struct where *w, mode_t mode, bo
     bool again = c->seen == SLOT_STARTED, made = true;
     call_slot(c);
     slots_start(c->slot, 0, 0);
-    int fd = openat(w->dirfd, w->path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode & 07777);
+    int fd = openat(w->dirfd, w->path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode & OPS_FILE_MODE);
     if (fd < 0 && errno == EEXIST && (again || !exclusive)) {
         made = again;
         fd = openat(w->dirfd, w->path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     }
     if (fd < 0)
         return -errno;
-    int err = made ? give_to_caller(c, w, mode) : 0;
+    int err = made ? give_to_caller(c, w) : 0;
     if (err) {
         close(fd);
         (void)unlinkat(w->dirfd, w->path, 0); /* best effort: the error that is reported is the first one */
@@ -267,15 +263,20 @@ static int create_file(struct call *c, uint64_t parent, const char *name, mode_t
     struct fs *fs = c->fs;
     struct where w;
     pthread_rwlock_rdlock(&fs->ns);
+    uint64_t before = dirsync_now(fs->dirsync), number = 0;
     int err = may_create(c, parent, name);
     if (!err)
         err = ops_errno(files_where_child(fs, parent, name, &w));
     if (!err) {
         int fd = create_backing(c, &w, mode, !open || (flags & O_EXCL));
+        if (fd >= 0)
+            number = dirsync_changed(fs->dirsync);
         if (fd >= 0 && (flags & O_TRUNC) && ftruncate(fd, 0)) /* only matters for a file that came past the mount */
             log_warn("ops", "%s: truncate: %s", w.path, err_name(errno));
         err = fd < 0 ? -fd : enter_created(c, (uint32_t)parent, name, fd, open, out);
     }
+    if (!err)
+        dirsync_made(fs->dirsync, out->ino, table_shared(fs->table)->inodes[out->ino].generation, out->st.st_dev, before, number);
     pthread_rwlock_unlock(&fs->ns);
     return err;
 }
@@ -331,7 +332,8 @@ static int make_directory(struct call *c, uint64_t parent, const char *name, mod
     slots_start(c->slot, 0, 0);
     if (mkdirat(w.dirfd, w.path, mode & 07777) && !(errno == EEXIST && again))
         return errno;
-    err = give_to_caller(c, &w, mode);
+    err = give_to_caller(c, &w);
+    dirsync_changed(fs->dirsync);
     if (err) {
         (void)unlinkat(w.dirfd, w.path, AT_REMOVEDIR); /* best effort */
         return err;

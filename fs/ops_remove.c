@@ -6,6 +6,7 @@
  * another file is renamed over it, so that a successor can open it again. The file itself goes at the last release and forget. */
 #include "fs/ops.h"
 
+#include "fs/dirsync.h"
 #include "fs/files.h"
 #include "fs/virtual.h"
 #include "lib/log.h"
@@ -374,6 +375,7 @@ static int carry_out_rename(struct removal *r)
 static void carry_out(struct removal *r)
 {
     int err = r->what == REMOVE_FILE ? carry_out_unlink(r) : r->what == REMOVE_DIR ? carry_out_rmdir(r) : carry_out_rename(r);
+    dirsync_changed(r->call.fs->dirsync);
     if (err == 0 && r->what != REMOVE_RENAME)
         told_removed(r);
     call_reply(&r->call, err);

@@ -83,6 +83,18 @@ static ssize_t read_request(int fd, void *buf, size_t len, void *userdata)
     return n;
 }
 
+/* Files here never have set-user-ID bits (OPS_FILE_MODE), so there are none that somebody must take off: otherwise the kernel asks for the mode before each chown, which SQLite
+ * does with each journal that root makes. libfuse (3.14) names this flag, but does not pass it on. */
+static void amend_init(struct iovec *iov, int count)
+{
+    struct fuse_init_out out;
+    if (count != 2 || iov[1].iov_len < sizeof out)
+        return;
+    memcpy(&out, iov[1].iov_base, sizeof out);
+    out.flags |= FUSE_HANDLE_KILLPRIV;
+    memcpy(iov[1].iov_base, &out, sizeof out);
+}
+
 static ssize_t write_reply(int fd, struct iovec *iov, int count, void *userdata)
 {
     struct fs *fs = userdata;
@@ -92,8 +104,10 @@ static ssize_t write_reply(int fd, struct iovec *iov, int count, void *userdata)
             total += (ssize_t)iov[i].iov_len;
         return total;
     }
-    if (init_mode == INIT_ANSWERING)
+    if (init_mode == INIT_ANSWERING) {
+        amend_init(iov, count);
         passthrough_amend_init(fs, iov, count);
+    }
     return writev(fd, iov, count);
 }
 

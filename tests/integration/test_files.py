@@ -198,8 +198,27 @@ class Renames(EdgeTest):
             cluster.identical()
 
 
+def umask():
+    now = os.umask(0o022)
+    os.umask(now)
+    return now
+
+
 @both_modes
 class Names(EdgeTest):
+    def test_files_never_have_set_user_id_bits(self):
+        with Cluster(1, self.passthrough) as cluster:
+            a = cluster.nodes[0]
+            path, folder = a.path("f"), a.path("d")
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o6755))
+            self.assertEqual(os.stat(path).st_mode & 0o7777, 0o755 & ~umask())
+            os.chmod(path, 0o7751)
+            for where in (path, a.backing("f")):
+                self.assertEqual(os.stat(where).st_mode & 0o7777, 0o1751)
+            os.mkdir(folder)
+            os.chmod(folder, 0o2775)
+            self.assertEqual(os.stat(folder).st_mode & 0o7777, 0o2775)
+
     def test_links_are_refused(self):
         with Cluster(1, self.passthrough) as cluster:
             (a,) = cluster.nodes
