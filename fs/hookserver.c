@@ -198,16 +198,21 @@ static bool ask_locked(struct hookserver *h, struct hook_ask *a)
 }
 
 /* Table's mutex held. */
-static void mark_unseen(struct fs *fs, const char *path)
+static void mark_unseen(struct fs *fs, const char *path, bool emptied)
 {
     size_t len = strlen(path), base;
     const char *slash = strrchr(path, '/');
     size_t dir = slash ? (size_t)(slash + 1 - path) : 0;
     if (name_kind(path + dir, len - dir, &base) == NAME_PRIVATE)
         return;
-    int rc = table_mark_unseen(fs->table, path, dir + base);
+    int rc = table_mark_unseen(fs->table, path, dir + base, emptied);
     if (rc)
         log_error("hooks", "%s: cannot note that it changed while no replicator was connected: %s", path, err_name(rc));
+}
+
+static bool empties(const struct hook_ask *a)
+{
+    return a->kind == HOOK_EMPTIED || (a->kind == HOOK_CHECKPOINT && a->value == 0);
 }
 
 bool hookserver_ask(struct fs *fs, struct hook_ask *a)
@@ -218,7 +223,7 @@ bool hookserver_ask(struct fs *fs, struct hook_ask *a)
     pthread_mutex_unlock(&h->mutex);
     if (!parked && a->policy == ASK_GO_ON) {
         table_lock(fs->table);
-        mark_unseen(fs, a->path);
+        mark_unseen(fs, a->path, empties(a));
         table_unlock(fs->table);
     }
     return parked;
@@ -237,9 +242,9 @@ void hookserver_tell_or_mark(struct fs *fs, enum hooks_kind kind, const char *pa
 {
     if (hookserver_tell(fs, kind, path, text))
         return;
-    mark_unseen(fs, path);
+    mark_unseen(fs, path, false);
     if (text && (kind == HOOK_RENAMED || kind == HOOK_EXCHANGED))
-        mark_unseen(fs, text);
+        mark_unseen(fs, text, false);
 }
 
 /* Ends questions for which give_up says so: their calls go on. Table's mutex held (marks). */
@@ -256,7 +261,7 @@ static void end_asks(struct hookserver *h, bool (*give_up)(struct hookserver *h,
     pthread_mutex_unlock(&h->mutex);
     for (unsigned i = 0; i < n; i++) {
         if (!over[i]->answered && over[i]->policy == ASK_GO_ON) {
-            mark_unseen(h->fs, over[i]->path);
+            mark_unseen(h->fs, over[i]->path, empties(over[i]));
             hookserver_tell(h->fs, HOOK_UNSEEN, over[i]->path, NULL);
         }
         spare_defer(h->fs->spare, &over[i]->work, run_done, over[i]);
@@ -336,7 +341,7 @@ static void say_unseen(struct table *t, uint32_t ino, void *arg)
     if (!(i->flags & INODE_UNSEEN))
         return;
     if (table_path(t, ino, path, sizeof path) > 0) /* otherwise its directory is gone, and it with that */
-        post(h, HOOK_UNSEEN, 0, 0, path, NULL);
+        post(h, HOOK_UNSEEN, 0, i->flags & INODE_EMPTIED ? 1 : 0, path, NULL);
     table_set(t, i->flags, i->flags | INODE_UNSEEN_SENT);
     table_commit(t);
 }

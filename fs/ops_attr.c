@@ -155,8 +155,10 @@ static enum hooks_kind question_for(struct fs *fs, fuse_ino_t ino, off_t size, c
     table_unlock(fs->table);
     if (n <= 0)
         return 0;
+    if (name_is_database(k) && exists_beside(fs, path, LAYOUT_WAL))
+        return HOOK_CHECKPOINT;
     if (name_is_database(k))
-        return exists_beside(fs, path, LAYOUT_WAL) ? HOOK_CHECKPOINT : 0;
+        return size == 0 && !files_stat(fs, ino, &st) && st.st_size > 0 ? HOOK_EMPTIED : 0;
     if ((k != NAME_WAL && k != NAME_JOURNAL) || files_stat(fs, ino, &st) || size >= st.st_size)
         return 0;
     return k == NAME_WAL ? HOOK_WAL_TRUNCATE : HOOK_JOURNAL_END;
@@ -194,7 +196,7 @@ static bool is_kind(struct fs *fs, fuse_ino_t ino, enum name_kind k)
     return yes;
 }
 
-/* Asks before a WAL or a journal is made shorter, and before the truncation that ends a checkpoint. True: the call goes on later. */
+/* Asks before a WAL or a journal is made shorter, before the truncation that ends a checkpoint, and before a database is emptied. True: the call goes on later. */
 static bool ask_truncate(struct call *c, fuse_ino_t ino, const struct stat *attr, int to_set, bool *asked)
 {
     struct fs *fs = c->fs;

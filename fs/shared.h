@@ -38,6 +38,7 @@ enum shared_inode_flags {
     INODE_NAMELESS = 32,   /* has no name any more, the kernel still knows its number */
     INODE_VIRTUAL = 64,    /* a file that exists only here: .primary, .lag, NAME-pos */
     INODE_SYNCS = 128,     /* a database whose rollback journals are synced: they may be passed through (journals.h) */
+    INODE_EMPTIED = 256,   /* with INODE_UNSEEN: it was truncated to 0 bytes */
 };
 
 struct shared_inode {

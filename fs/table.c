@@ -162,7 +162,7 @@ void table_remove_name(struct table *t, uint32_t ino, uint32_t more_flags)
     index_remove(t, ino);
     if (i->flags & INODE_UNSEEN)
         t->unseen--;
-    table_set(t, i->flags, (i->flags & ~(uint32_t)(INODE_UNSEEN | INODE_UNSEEN_SENT)) | more_flags);
+    table_set(t, i->flags, (i->flags & ~(uint32_t)(INODE_UNSEEN | INODE_UNSEEN_SENT | INODE_EMPTIED)) | more_flags);
 }
 
 void table_rename(struct table *t, uint32_t ino, uint32_t parent, const char *name, size_t len)
@@ -257,7 +257,7 @@ int table_child_path(struct table *t, uint32_t parent, const char *name, char *b
 
 /* ---- unseen marks ---- */
 
-int table_mark_unseen(struct table *t, const char *path, size_t len)
+int table_mark_unseen(struct table *t, const char *path, size_t len, bool emptied)
 {
     uint32_t at = TABLE_ROOT;
     const char *end = path + len;
@@ -284,7 +284,7 @@ int table_mark_unseen(struct table *t, const char *path, size_t len)
     struct shared_inode *i = &t->sh->inodes[at];
     if (!(i->flags & INODE_UNSEEN))
         t->unseen++;
-    table_set(t, i->flags, (i->flags | INODE_UNSEEN) & ~(uint32_t)INODE_UNSEEN_SENT);
+    table_set(t, i->flags, (i->flags | INODE_UNSEEN | (emptied ? INODE_EMPTIED : 0u)) & ~(uint32_t)INODE_UNSEEN_SENT);
     table_commit(t);
     return 0;
 }
@@ -296,7 +296,7 @@ static void clear_one(struct table *t, uint32_t ino, void *arg)
     if (!(i->flags & INODE_UNSEEN_SENT))
         return;
     t->unseen--;
-    table_set(t, i->flags, i->flags & ~(uint32_t)(INODE_UNSEEN | INODE_UNSEEN_SENT));
+    table_set(t, i->flags, i->flags & ~(uint32_t)(INODE_UNSEEN | INODE_UNSEEN_SENT | INODE_EMPTIED));
     table_commit(t);
     table_release(t, ino);
 }

@@ -65,8 +65,8 @@ int table_path(struct table *t, uint32_t ino, char *buf, size_t size);
 int table_child_path(struct table *t, uint32_t parent, const char *name, char *buf, size_t size);
 
 /* Marks path[0..len) unseen, with a transaction of its own; the file need not exist (any more). 0, -ENOSPC (too many marks, or
- * the table is full), -EINVAL (not a path). */
-int table_mark_unseen(struct table *t, const char *path, size_t len);
+ * the table is full), -EINVAL (not a path). emptied: and INODE_EMPTIED. */
+int table_mark_unseen(struct table *t, const char *path, size_t len, bool emptied);
 /* Clears the marks that are INODE_UNSEEN_SENT. */
 void table_clear_unseen_sent(struct table *t);
 

@@ -251,28 +251,49 @@ void apply_file_close(struct node *n, struct database *db)
 
 struct opening {
     uint64_t hook_id, deadline_ns;
+    uint64_t inode; /* of the file that is being opened */
 };
+
+/* *patient: it is better to wait, but not necessary. */
+static int open_for_applications(struct node *n, struct database *db, bool *patient, struct err *e)
+{
+    struct stat st;
+    bool opened = db->apply && db->apply->open, replica = node_role(n) == NODE_REPLICA;
+    if (db->state == DATABASE_OTHER)
+        return 0;
+    *patient = replica && !opened && (db->spoilt || apply_spoilt(n, db));
+    if (*patient)
+        return err_set(e, ERR_AGAIN_LATER, "%s is damaged: waiting for an image", db->name);
+    if (fstatat(n->db_fd, db->name, &st, AT_SYMLINK_NOFOLLOW) || st.st_size == 0)
+        return 0;
+    int rc = apply_file_open(n, db, e);
+    if (rc != ERR_CORRUPT || !replica || !database_dbstate(db)->txid)
+        return rc;
+    apply_distrust(n, db);
+    *patient = true;
+    return err_set(e, ERR_AGAIN_LATER, "%s is damaged: waiting for an image", db->name);
+}
 
 static void opening_job(struct node *n, struct database *db, uint64_t arg)
 {
     struct opening *o = (struct opening *)(uintptr_t)arg;
     struct err e = {0};
     int rc = 0;
+    bool patient = false;
     pthread_mutex_lock(&db->sqlite);
     pthread_mutex_lock(&db->lock);
     db->apps_open = true;
     if (node_role(n) != NODE_PRIMARY) {
-        struct stat st;
-        bool regular = !fstatat(n->db_fd, db->name, &st, AT_SYMLINK_NOFOLLOW) && st.st_size > 0;
-        if (regular && db->state != DATABASE_OTHER)
-            rc = apply_file_open(n, db, &e);
+        rc = open_for_applications(n, db, &patient, &e);
         if (!rc && database_dbstate(db)->torn)
             rc = err_set(&e, ERR_AGAIN_LATER, "a change that was under way when replication was killed has yet to be entered again");
         if (rc == ERR_CORRUPT || rc == -ENOENT)
             rc = 0; /* not a database, or gone: the application will see for itself */
     }
     bool again = rc == ERR_AGAIN_LATER && now_ns() < o->deadline_ns;
-    if (rc && !again)
+    if (patient && !again) /* no image comes: the application may see for itself what is left */
+        rc = 0;
+    if ((rc && !again) || (patient && again)) /* while it waits nobody has it open */
         db->apps_open = false;
     pthread_mutex_unlock(&db->lock);
     pthread_mutex_unlock(&db->sqlite);
@@ -281,7 +302,9 @@ static void opening_job(struct node *n, struct database *db, uint64_t arg)
         return;
     if (rc)
         log_warn("apply", "%s cannot be opened now: %s", db->name, e.text);
-    hooks_answer(n->hooks, o->hook_id, rc ? EAGAIN : 0, NULL);
+    /* Another file has been put in its place while the open waited: ESTALE makes the kernel look the name up again. */
+    bool replaced = !rc && o->inode && database_stamp(n->db_fd, db->name).ino != o->inode;
+    hooks_answer(n->hooks, o->hook_id, rc ? EAGAIN : replaced ? ESTALE : 0, NULL);
     free(o);
 }
 
@@ -291,7 +314,7 @@ void apply_opening(struct node *n, const char *name, uint64_t hook_id)
     struct database *db = name ? databases_get(n->databases, name, &e) : NULL;
     struct opening *o = db ? malloc(sizeof *o) : NULL;
     if (o)
-        *o = (struct opening){.hook_id = hook_id, .deadline_ns = now_ns() + OPEN_WAIT_NS};
+        *o = (struct opening){.hook_id = hook_id, .deadline_ns = now_ns() + OPEN_WAIT_NS, .inode = database_stamp(n->db_fd, db->name).ino};
     if (!o || worker_post(n->worker, opening_job, db, (uint64_t)(uintptr_t)o, 0)) {
         free(o);
         hooks_answer(n->hooks, hook_id, db ? EAGAIN : 0, NULL);

@@ -36,6 +36,8 @@ struct apply_tx {
     uint64_t checksum;  /* after it */
     uint64_t first_lsn, last_lsn;
     bool same; /* the state stays: what is written is what should be there (mend.h). Not entered (ERR_AGAIN_LATER) if the state is another one by now */
+    uint64_t born;      /* 0: it changes the file that is there; else the LSN of the snapshot with which a new one begins, and the pages are all of it */
+    uint64_t life;      /* 0: born as it is; else what that is to be */
     /* The pages, twice in the same order: next gives 1 and the page, 0 at the end, negative: error; rewind starts over. */
     int (*next)(void *ctx, uint32_t *pgno, const uint8_t **page, struct err *e);
     int (*rewind)(void *ctx, struct err *e);
@@ -55,8 +57,20 @@ int file_is_wal_mode(struct node *n, struct database *db, bool *wal, struct err 
  * as it was: ERR_AGAIN_LATER (readers in the way, rollback mode), ERR_CHECKSUM (needs an image), -ENOSPC … */
 int apply_tx_run(struct node *n, struct database *db, const struct apply_tx *tx, struct err *e);
 
-/* A database that is not there: writes it beside and renames it into place. db->sqlite and db->lock are held. */
+/* A database that is not there, or another one than the one that is: writes it beside and puts it in place. db->sqlite and db->lock are held. */
 int apply_create(struct node *n, struct database *db, const struct apply_tx *tx, struct err *e);
+/* The file `temp` (a private name in the mount, beside db) becomes the database, whatever bears its name now and whatever is in that: it is not opened with SQLite.
+ * Connections that have the old file open keep it, and their snapshot; the next open finds the new one. db->sqlite and db->lock are held. ERR_AGAIN_LATER: it is just
+ * being opened. On failure the old file still has the name, perhaps without the last changes that were in its WAL; the new one is still called temp. */
+int apply_put(struct node *n, struct database *db, const char *temp, struct err *e);
+/* Removes WAL, wal-index and journal of what is about to be replaced: a WAL that stayed would be taken for that of the new file. Connections that have them open
+ * keep them. */
+int apply_remove_companions(struct node *n, const struct database *db, struct err *e);
+/* The file here is not what it should be: its pages are read and compared, or replaced as a whole, and an image is asked for. db->lock is held. */
+void apply_distrust(struct node *n, struct database *db);
+/* True if the file is not as it was left here, though nobody but replication may write it (it alone must be the state, and known: see struct filestamp). Reads it if
+ * its times have changed, up to 256 MiB; above that times count. Then apply_distrust was called. db->lock is held. */
+bool apply_spoilt(struct node *n, struct database *db);
 /* Removes the database and its companions from the mount. db->sqlite and db->lock are held. */
 int apply_remove(struct node *n, struct database *db, struct err *e);
 

@@ -173,8 +173,8 @@ int apply_create(struct node *n, struct database *db, const struct apply_tx *tx,
     if (!rc && (ftruncate(fd, (off_t)tx->commit * tx->page_size) || fchown(fd, parent.st_uid, parent.st_gid)))
         rc = err_errno(e, errno, "finish %s", temp);
     close(fd);
-    if (!rc && renameat(n->mount_fd, temp, n->mount_fd, db->name))
-        rc = err_errno(e, errno, "rename %s to %s", temp, db->name);
+    if (!rc)
+        rc = apply_put(n, db, temp, e);
     if (rc)
         unlinkat(n->mount_fd, temp, 0);
     return rc;

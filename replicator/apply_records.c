@@ -30,6 +30,7 @@ struct merge {
     uint32_t page_size, commit;
     uint64_t max_txid, post;
     uint64_t first_lsn, last_lsn;
+    uint64_t born; /* of the last snapshot among them; 0: none */
     struct merged_page *pages;
     struct merged_page *at; /* where the reader is */
 };
@@ -59,7 +60,7 @@ int apply_records_open(struct node *n, struct apply **out, struct err *e)
     return 0;
 }
 
-static void merge_free(struct apply *a, struct merge *m)
+static void free_pages(struct apply *a, struct merge *m)
 {
     struct merged_page *p, *next;
     HASH_ITER(hh, m->pages, p, next)
@@ -68,6 +69,11 @@ static void merge_free(struct apply *a, struct merge *m)
         a->bytes -= m->page_size;
         free(p);
     }
+}
+
+static void merge_free(struct apply *a, struct merge *m)
+{
+    free_pages(a, m);
     m->db->merge = NULL;
     free(m);
 }
@@ -174,11 +180,12 @@ static int source_next(void *ctx, uint32_t *pgno, const uint8_t **page, struct e
     return rc ? rc : ltx_decode_end(s->dec, &s->t, e);
 }
 
-/* Does a record with this header continue what is there? 0 or ERR_CHECKSUM. (A record that is there already does not come again: LSNs tell.) */
+/* Does a record with this header continue what is there? 0 or ERR_CHECKSUM. (A record that is there already does not come again: LSNs tell.) A snapshot, which
+ * has all pages, replaces whatever is there. */
 static int continues(const struct database *db, const struct ltx_header *h, uint64_t txid, uint64_t checksum, uint32_t page_size,
                      struct err *e)
 {
-    if (h->min_txid == txid + 1 && (h->min_txid == 1 || (h->pre_checksum == checksum && h->page_size == page_size)))
+    if (h->min_txid == 1 || (h->min_txid == txid + 1 && h->pre_checksum == checksum && h->page_size == page_size))
         return 0;
     return err_set(e, ERR_CHECKSUM, "%s: its copy here is at TXID %llu with checksum %016llx, the record continues TXID %llu, %016llx",
                    db->name, (unsigned long long)txid, (unsigned long long)checksum, (unsigned long long)h->min_txid - 1,
@@ -215,6 +222,7 @@ static int apply_one(struct apply *a, struct database *db, const struct record_h
     tx.commit = s.h.commit;
     tx.txid = s.h.max_txid;
     tx.checksum = s.t.post_checksum;
+    tx.born = s.h.min_txid == 1 ? h->pos.lsn : 0;
     return apply_tx_run(a->node, db, &tx, e);
 }
 
@@ -265,6 +273,7 @@ static int merge_run(struct apply *a, struct merge *m, struct err *e)
         .checksum = m->post,
         .first_lsn = m->first_lsn,
         .last_lsn = m->last_lsn,
+        .born = m->born,
         .next = merge_next,
         .rewind = merge_rewind,
         .ctx = m,
@@ -348,6 +357,11 @@ static int add_to_merge(struct apply *a, struct database *db, const struct recor
         *a->last_merge = m;
         a->last_merge = &m->next;
         db->merge = m;
+    }
+    if (h.min_txid == 1) { /* what came before it does not matter */
+        free_pages(a, m);
+        m->page_size = h.page_size;
+        m->born = rh->pos.lsn;
     }
     uint32_t pgno;
     const uint8_t *page;

@@ -22,22 +22,9 @@ static int move(struct node *n, const struct database *from, const struct databa
     return 0;
 }
 
-/* The companions of what is renamed over: a WAL that stayed would be taken for that of the new file. Connections that have them open keep them. */
-static int remove_companions(struct node *n, const struct database *db, struct err *e)
-{
-    static const char *const suffixes[] = {LAYOUT_WAL, LAYOUT_SHM, LAYOUT_JOURNAL};
-    for (size_t i = 0; i < ARRAY_SIZE(suffixes); i++) {
-        char name[LAYOUT_NAME_MAX + 16];
-        snprintf(name, sizeof name, "%s%s", db->name, suffixes[i]);
-        if (unlinkat(n->mount_fd, name, 0) && errno != ENOENT)
-            return err_errno(e, errno, "remove %s", name);
-    }
-    return 0;
-}
-
 static int move_files(struct node *n, struct database *from, struct database *to, struct err *e)
 {
-    int rc = remove_companions(n, to, e);
+    int rc = apply_remove_companions(n, to, e);
     if (!rc)
         rc = move(n, from, to, LAYOUT_WAL, e);
     if (!rc)

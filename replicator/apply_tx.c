@@ -26,7 +26,7 @@ struct page1 {
 static int check(struct database *db, const struct apply_tx *tx, struct sums_list *l, struct page1 *p1, struct err *e)
 {
     const struct dbstate *old = database_dbstate(db);
-    bool from_nothing = !old->txid || old->page_size != tx->page_size;
+    bool from_nothing = !old->txid || tx->born || old->page_size != tx->page_size;
     uint64_t x = from_nothing ? 0 : old->checksum;
     uint32_t pgno, lock = lock_pgno(tx->page_size);
     const uint8_t *page;
@@ -147,8 +147,12 @@ static int readers_would_notice(struct database *db, const struct page1 *p1, str
 static int write_tx(struct node *n, struct database *db, const struct apply_tx *tx, const struct page1 *p1, struct dbstate *st,
                     struct err *e)
 {
-    if (faccessat(n->db_fd, db->name, F_OK, AT_SYMLINK_NOFOLLOW))
+    if (tx->born || faccessat(n->db_fd, db->name, F_OK, AT_SYMLINK_NOFOLLOW)) {
+        st->wal_salt1 = st->wal_salt2 = st->wal_frame = 0;
         return apply_create(n, db, tx, e);
+    }
+    if (!tx->same && !(db->apply && db->apply->open) && apply_spoilt(n, db))
+        return err_set(e, ERR_CORRUPT, "%s was written by somebody else than replication: waiting for an image", db->name);
     if (idle(n, db))
         return write_idle(n, db, tx, e);
     int rc = apply_file_open(n, db, e);
@@ -192,6 +196,8 @@ static int run_locked(struct node *n, struct database *db, const struct apply_tx
         .wal_salt1 = old.wal_salt1,
         .wal_salt2 = old.wal_salt2,
         .wal_frame = old.wal_frame,
+        .born = tx->born ? tx->born : tx->life ? tx->life : old.born,
+        .inode = tx->born ? 0 : old.inode,
     };
     struct page1 p1;
     int rc = database_load(n->databases, db, e);
@@ -202,7 +208,7 @@ static int run_locked(struct node *n, struct database *db, const struct apply_tx
     if (!rc)
         st.wal_mode = p1.wal_mode;
     if (!rc && !locked_sqlite &&
-        !(db->apply && db->apply->open && db->apply->wal && (p1.wal_mode || db->apps_open) && old.page_size == tx->page_size)) {
+        !(!tx->born && db->apply && db->apply->open && db->apply->wal && (p1.wal_mode || db->apps_open) && old.page_size == tx->page_size)) {
         free(l.v);
         rc = tx->rewind(tx->ctx, e);
         return rc ? rc : 1;

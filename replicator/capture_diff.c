@@ -20,6 +20,7 @@
 #define FREE_ATTEMPTS 6u   /* about 1.3 s: then writers have to wait while it is read, if that does not take long */
 #define INDEX_ATTEMPTS 20u /* 4 ms: whoever has opened a WAL makes its wal-index within that, or keeps it to itself */
 #define SHARED_MAX (256 << 20)
+#define FILLING_MAX_NS UINT64_C(60000000000)
 
 /* Opens the view with slot 4 held. */
 static int open_held(struct node *n, struct database *db, struct walview *v, struct err *e)
@@ -120,6 +121,11 @@ static int list_changed(const struct database *db, const struct scan_result *r, 
     uint32_t n = 0, lock = lock_pgno(r->page_size);
     for (uint32_t p = 1; p <= r->commit; p++)
         n += p != lock && (all || sums_get(db->sums, p) != r->sums[p - 1]);
+    tx->anew &= old->txid && (n || old->commit != r->commit); /* the same pages in another file are the same database */
+    if (tx->anew) {
+        all = true;
+        n = r->commit;
+    }
     tx->pages = malloc((n ? n : 1) * sizeof *tx->pages);
     if (!tx->pages)
         return err_errno(e, ENOMEM, "list of %u pages", n);
@@ -127,6 +133,13 @@ static int list_changed(const struct database *db, const struct scan_result *r, 
         if (p != lock && (all || sums_get(db->sums, p) != r->sums[p - 1]))
             tx->pages[tx->n_pages++] = (struct tx_page){.pgno = p, .sum = r->sums[p - 1]};
     return 0;
+}
+
+/* Whoever has emptied it has it open, and writes what it is to become. */
+static bool filling(const struct database *db)
+{
+    const struct capture_file *cf = db->capture;
+    return cf->anew && cf->emptied_ns && db->apps_open && now_ns() - cf->emptied_ns < CAPTURE_FILLING_NS;
 }
 
 /* before: LSN of the tracked state when the scan began. */
@@ -137,6 +150,7 @@ static int record_difference(struct node *n, struct database *db, struct scan *s
     if (rc)
         return rc;
     struct dbstate st = *database_dbstate(db);
+    uint64_t inode = r->file.ino ? r->file.ino : database_stamp(n->db_fd, db->name).ino;
     if (st.lsn != before) /* a transaction ended its journal meanwhile: what was read may be older than what is tracked */
         return err_set(e, ERR_AGAIN_LATER, "%s was written while it was being read", db->name);
     struct diff_reader reader = {.scan = s, .page_size = r->page_size, .page = malloc(65536)};
@@ -146,6 +160,8 @@ static int record_difference(struct node *n, struct database *db, struct scan *s
         .commit = r->commit,
         .wal_mode = r->wal_mode,
         .ntx = 1,
+        .inode = inode,
+        .anew = db->capture->anew || (st.inode && st.inode != inode),
         .wal_salt1 = r->wal_salt1,
         .wal_salt2 = r->wal_salt2,
         .wal_frame = r->wal_frame,
@@ -153,6 +169,8 @@ static int record_difference(struct node *n, struct database *db, struct scan *s
         .ctx = &reader,
     };
     bool empty = r->commit == 0;
+    if (empty && filling(db))
+        return err_set(e, ERR_AGAIN_LATER, "%s is being overwritten", db->name);
     if (empty) /* 0 bytes: a database without a page, and without a page size */
         tx.page_size = st.page_size;
     rc = enc && reader.page ? list_changed(db, r, &tx, e) : err_errno(e, ENOMEM, "diff");
@@ -168,6 +186,7 @@ static int record_difference(struct node *n, struct database *db, struct scan *s
         st.wal_salt1 = r->wal_salt1;
         st.wal_salt2 = r->wal_salt2;
         st.wal_frame = r->wal_frame;
+        st.inode = inode;
         sums_touch(db->sums, &st);
     }
     free(tx.pages);
@@ -219,6 +238,11 @@ static bool settle(struct node *n, struct database *db, struct capture_file *cf,
     /* A checkpoint that was let through meanwhile may have been followed by a restart that nobody held up. */
     bool again = cf->diff_again || (cf->checkpoint_seen && !mapped) || ((rc == ERR_AGAIN_LATER || rc == -ENOSPC) && !unwanted);
     cf->suspect &= again || rc != 0;
+    /* What is written behind what was read, by somebody who has not closed it since he emptied it, belongs to the new file, too. */
+    if (!cf->suspect && cf->anew && !(cf->emptied_ns && db->apps_open && now_ns() - cf->emptied_ns < FILLING_MAX_NS)) {
+        cf->anew = false;
+        cf->emptied_ns = 0;
+    }
     cf->diff_again = cf->checkpoint_seen = cf->diff_unwanted = false;
     if (!again)
         return false;
@@ -283,7 +307,7 @@ void capture_diff_job(struct node *n, struct database *db, uint64_t attempt)
     pthread_mutex_unlock(&db->lock);
     if (again && mapped)
         walview_close(db, &v);
-    if (again && worker_post(n->differ, capture_diff_job, db, attempt + 1, MIN(RETRY_NS << MIN(attempt, 5u), 1000000000u)))
+    if (again && worker_post(n->differ, capture_diff_job, db, attempt + !r.resting, MIN(RETRY_NS << MIN(attempt, 5u), 1000000000u)))
         log_error("capture", "%s: no memory to try again", db->name);
     capture_notice(n->capture, db);
 }

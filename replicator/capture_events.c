@@ -97,8 +97,10 @@ static void query_lag(struct capture *c, uint64_t id)
 }
 
 /* A checkpoint is complete but for the note in the wal-index: answer when every frame that it copied is in the log. */
-static void checkpoint_done(struct capture *c, struct capture_file *cf, uint64_t id)
+static void checkpoint_done(struct capture *c, struct capture_file *cf, uint64_t id, uint64_t size)
 {
+    if (!size && node_role(c->node) == NODE_PRIMARY)
+        capture_replaced(c, cf, true); /* no checkpoint */
     pthread_mutex_lock(&cf->db->lock);
     bool can_wait = cf->mode != CAPTURE_DIFFING && cf->n_deferred < CAPTURE_DEFERRED_MAX;
     cf->checkpoint_seen |= !can_wait;
@@ -114,10 +116,11 @@ static void checkpoint_done(struct capture *c, struct capture_file *cf, uint64_t
 
 /* What happened while no replicator was there is not known: its pages are compared. Not at once: what was renamed meanwhile is found out first (SYNCED), and
  * then needs no comparison under its new name. */
-static void unseen(struct capture *c, struct capture_file *cf)
+static void unseen(struct capture *c, struct capture_file *cf, bool emptied)
 {
     pthread_mutex_lock(&cf->db->lock);
     cf->suspect = true;
+    cf->anew |= emptied;
     pthread_mutex_unlock(&cf->db->lock);
     cf->diff_ns = cf->diff_first_ns = now_ns() + CAPTURE_QUIET_NS;
     capture_touch(c, cf);
@@ -136,8 +139,10 @@ static void on_event(struct capture *c, const struct hook_msg *m, const char *pa
             return;
         if (!*suffix && m->kind != HOOK_UNSEEN)
             main_changed(c, cf);
+        else if (m->kind == HOOK_CREATED && !strcmp(suffix, LAYOUT_JOURNAL))
+            capture_journal_changed(c, cf);
         else if (m->kind == HOOK_UNSEEN)
-            unseen(c, cf);
+            unseen(c, cf, m->value != 0);
         else
             capture_dirty(c, cf, true);
         return;
@@ -187,6 +192,8 @@ static void journal_ends(struct capture *c, struct capture_file *cf, const struc
     if (cf)
         capture_journal_ends(c, cf, &end);
     answer(&q);
+    if (cf)
+        capture_journal_changed(c, cf);
 }
 
 static void on_hook(struct capture *c, const struct hook_msg *m, const char *path, const char *text)
@@ -206,10 +213,14 @@ static void on_hook(struct capture *c, const struct hook_msg *m, const char *pat
         return;
     case HOOK_CHECKPOINT:
         if (cf)
-            checkpoint_done(c, cf, m->id);
+            checkpoint_done(c, cf, m->id, m->value);
         else
             hooks_answer(c->node->hooks, m->id, 0, NULL);
         return;
+    case HOOK_EMPTIED:
+        if (cf && node_role(c->node) == NODE_PRIMARY)
+            capture_replaced(c, cf, true);
+        break;
     case HOOK_WAL_UNLINK:
     case HOOK_WAL_TRUNCATE:
         if (cf)

@@ -7,6 +7,7 @@
 #include "replicator/walframes.h"
 
 #define CAPTURE_DEFERRED_MAX 16
+#define CAPTURE_FILLING_NS UINT64_C(5000000000) /* a file that was emptied is given this long to be written again before changes are looked at */
 
 /* How a database's changes are found now:
  *
@@ -45,6 +46,9 @@ struct capture_file {
     bool diff_again;   /* a change came in while DIFFING */
     bool diff_unwanted; /* what the diff under way was started for has been captured otherwise */
     bool suspect;      /* only a diff can say whether the tracked state is the database's: nothing else calls one off */
+    bool anew;         /* the file is not the one that is known, or was emptied and is being written again: only a comparison may tell what is in it now,
+                        * and what differs begins a new life (struct dbstate, born). Goes with suspect */
+    uint64_t emptied_ns; /* with anew, since it was emptied: whoever writes it may not be done; 0: it was replaced at one blow */
     bool checkpoint_seen; /* HOOK_CHECKPOINT was answered while DIFFING */
     uint32_t life;        /* +1 when the name was dropped, or came to mean another file: what a scan that began before has read is void */
     /* capture thread only */

@@ -23,7 +23,7 @@ void capture_main_changed(struct capture *c, struct capture_file *cf, bool suspe
 {
     pthread_mutex_lock(&cf->db->lock);
     enum capture_mode mode = cf->mode;
-    bool wal = database_dbstate(cf->db)->wal_mode;
+    bool wal = database_dbstate(cf->db)->wal_mode, filling = cf->anew && cf->emptied_ns;
     pthread_mutex_unlock(&cf->db->lock);
     if (mode == CAPTURE_MAPPED || (mode == CAPTURE_MAPPING && wal))
         return; /* a checkpoint: copies what was captured */
@@ -35,8 +35,31 @@ void capture_main_changed(struct capture *c, struct capture_file *cf, bool suspe
     uint64_t now = now_ns();
     if (!cf->diff_ns)
         cf->diff_first_ns = now;
-    cf->diff_ns = MIN(now + CAPTURE_QUIET_NS, cf->diff_first_ns + CAPTURE_QUIET_MAX_NS);
+    cf->diff_ns = MIN(now + CAPTURE_QUIET_NS, cf->diff_first_ns + (filling ? CAPTURE_FILLING_NS : CAPTURE_QUIET_MAX_NS));
     capture_touch(c, cf);
+}
+
+void capture_replaced(struct capture *c, struct capture_file *cf, bool emptied)
+{
+    pthread_mutex_lock(&cf->db->lock);
+    bool known = database_dbstate(cf->db)->txid != 0;
+    if (known) {
+        (void)capture_leave(c, cf);
+        cf->anew = cf->suspect = true;
+        cf->emptied_ns = emptied ? now_ns() : 0;
+    }
+    pthread_mutex_unlock(&cf->db->lock);
+    capture_main_changed(c, cf, known);
+    capture_dirty(c, cf, true);
+}
+
+void capture_journal_changed(struct capture *c, struct capture_file *cf)
+{
+    pthread_mutex_lock(&cf->db->lock);
+    bool foreign = !cf->db->apps_open && database_dbstate(cf->db)->txid;
+    pthread_mutex_unlock(&cf->db->lock);
+    if (foreign)
+        capture_main_changed(c, cf, true);
 }
 
 bool capture_file_differs(struct capture *c, struct database *db)
@@ -166,6 +189,23 @@ void capture_unseen_changes(struct capture *c, struct capture_file *cf)
 
 /* ---- gone ---- */
 
+/* A directory of that name is another matter. */
+static bool file_there(const struct capture *c, const char *name)
+{
+    struct stat st;
+    return !fstatat(c->node->db_fd, name, &st, AT_SYMLINK_NOFOLLOW) && S_ISREG(st.st_mode);
+}
+
+static bool known_file(struct database *db)
+{
+    if (!db)
+        return false;
+    pthread_mutex_lock(&db->lock);
+    bool known = db->state != DATABASE_ABSENT;
+    pthread_mutex_unlock(&db->lock);
+    return known;
+}
+
 static void dropped(struct capture *c, struct database *db)
 {
     struct capture_file *cf = capture_file_of(c, db);
@@ -186,7 +226,7 @@ static int look_if_removed(void *ctx, struct database *db)
     pthread_mutex_lock(&db->lock);
     enum database_state st = db->state;
     pthread_mutex_unlock(&db->lock);
-    if (st != DATABASE_ABSENT && faccessat(c->node->db_fd, db->name, F_OK, AT_SYMLINK_NOFOLLOW) != 0)
+    if (st != DATABASE_ABSENT && !file_there(c, db->name))
         dropped(c, db);
     return 0;
 }
@@ -200,8 +240,12 @@ void capture_removed(struct capture *c, const char *path)
         struct capture_file *cf = capture_file_by_name(c, name);
         if (cf)
             capture_dirty(c, cf, true);
-    } else if (db && faccessat(c->node->db_fd, name, F_OK, AT_SYMLINK_NOFOLLOW)) {
+    } else if (db && !file_there(c, name)) {
         dropped(c, db);
+    } else if (db && known_file(db)) { /* made again already */
+        struct capture_file *cf = capture_file_of(c, db);
+        if (cf)
+            capture_replaced(c, cf, false);
     }
     /* A directory is removed when it is empty: what was in it has been told, one by one. */
 }
@@ -261,7 +305,7 @@ static void rename_database(struct capture *c, struct database *from, struct dat
         return;
     database_lock_two(from, to);
     bool known = from->state != DATABASE_ABSENT && database_dbstate(from)->txid;
-    bool whole = capture_leave(c, cf);
+    bool anew = cf->anew, whole = capture_leave(c, cf);
     (void)capture_leave(c, ct);
     int rc = known ? record_rename(c->node, from, to, &e) : 0;
     if (!known)
@@ -269,6 +313,8 @@ static void rename_database(struct capture *c, struct database *from, struct dat
     bool compare = rc || !known || !whole || must_compare(c, to);
     if (!compare && to->state == DATABASE_UNKNOWN) /* nobody had looked at it yet since the start, and nobody else may: it can get past the rescan */
         database_mark(to, DATABASE_OK, NULL);
+    ct->anew = (anew || !known) && database_dbstate(to)->txid; /* otherwise the record says so */
+    ct->suspect |= ct->anew;
     pthread_mutex_unlock(&from->lock);
     pthread_mutex_unlock(&to->lock);
     if (rc) {
@@ -332,16 +378,6 @@ static void rename_directory(struct capture *c, const char *from, const char *to
     capture_rescan_later(c); /* files in it that were not known yet */
 }
 
-static bool known_file(struct database *db)
-{
-    if (!db)
-        return false;
-    pthread_mutex_lock(&db->lock);
-    bool known = db->state != DATABASE_ABSENT;
-    pthread_mutex_unlock(&db->lock);
-    return known;
-}
-
 void capture_renamed(struct capture *c, const char *from, const char *to)
 {
     char name_from[LAYOUT_NAME_MAX + 1], name_to[LAYOUT_NAME_MAX + 1];
@@ -368,9 +404,14 @@ void capture_renamed(struct capture *c, const char *from, const char *to)
     capture_removed(c, from);
     struct capture_file *ct = suffix_to ? capture_file_by_name(c, name_to) : NULL;
     if (ct && !*suffix_to)
-        capture_main_changed(c, ct, true);
+        capture_replaced(c, ct, false);
+    else if (ct && !strcmp(suffix_to, LAYOUT_JOURNAL))
+        capture_journal_changed(c, ct);
     else if (ct)
         capture_dirty(c, ct, true);
+    struct capture_file *cf = suffix_from && !strcmp(suffix_from, LAYOUT_JOURNAL) ? capture_file_by_name(c, name_from) : NULL;
+    if (cf)
+        capture_journal_changed(c, cf);
 }
 
 static int compare_below(void *ctx, struct database *db)
@@ -381,8 +422,10 @@ static int compare_below(void *ctx, struct database *db)
     if (strncmp(db->name, path, n) != 0 || (db->name[n] && db->name[n] != '/'))
         return 0;
     struct capture_file *cf = capture_file_of(a[0], db);
-    if (cf)
+    if (cf) {
+        capture_replaced(a[0], cf, false);
         capture_start_diff(a[0], cf, true);
+    }
     return 0;
 }
 
@@ -415,7 +458,7 @@ static int note_missing(void *ctx, struct database *db)
     pthread_mutex_lock(&db->lock);
     uint64_t ino = db->state == DATABASE_ABSENT ? 0 : database_dbstate(db)->file.ino;
     pthread_mutex_unlock(&db->lock);
-    if (!ino || faccessat(r->c->node->db_fd, db->name, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+    if (!ino || file_there(r->c, db->name))
         return 0;
     if (r->n == r->size) {
         size_t size = r->size ? r->size * 2 : 64;
@@ -470,7 +513,8 @@ static void look_at_file(struct rescan *r, const char *path)
     bool same = st->txid && filestamp_same(&st->file, &now);
     /* If we know a place in the WAL, and it is still that WAL, the frames tell what is missing. If the file is the very one that is known, nothing is, or
      * all of the WAL. Otherwise pages are compared: any number of WALs may have come and gone while nobody watched. */
-    if (unknown && st->txid && ((in_wal && st->wal_frame) || (same && !st->wal_frame))) {
+    bool replaced = st->inode && st->inode != now.ino;
+    if (unknown && st->txid && ((in_wal && st->wal_frame && !replaced) || (same && !st->wal_frame))) {
         database_mark(db, DATABASE_OK, NULL);
         unknown = false;
     }

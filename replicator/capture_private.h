@@ -125,6 +125,12 @@ void capture_watch(struct capture *c, struct capture_file *cf, bool muted);
 void capture_unwatch(struct capture *c, struct database *db);
 /* What its files may have gone through while they raised no events is looked for. */
 void capture_unseen_changes(struct capture *c, struct capture_file *cf);
+/* Another file has taken the place of the one that is known (emptied: it was truncated to 0 bytes, or is about to be, and will be written again). What was committed
+ * before is captured, as far as it can be. */
+void capture_replaced(struct capture *c, struct capture_file *cf, bool emptied);
+/* NAME-journal has appeared, was changed or is gone. While no application has the database open it was not SQLite that did it, but somebody who copies or removes
+ * files: what the database is may have changed with it. */
+void capture_journal_changed(struct capture *c, struct capture_file *cf);
 /* True if the file is not the one that the state describes, as far as can be told without reading it. Asked while no WAL is open. */
 bool capture_file_differs(struct capture *c, struct database *db);
 

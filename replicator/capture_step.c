@@ -252,6 +252,10 @@ void capture_step(struct capture *c, struct capture_file *cf)
             unmap(c, cf); /* somebody may have a wal-index now: by that */
     }
     bool last_close = cf->closed && !db->apps_open;
+    if (last_close && cf->anew && !cf->suspect && !cf->diff_ns && cf->mode != CAPTURE_DIFFING) { /* whoever had emptied it has written it, and is done */
+        cf->anew = false;
+        cf->emptied_ns = 0;
+    }
     cf->recheck = cf->closed = false;
     if (cf->mode == CAPTURE_IDLE && !cf->diff_ns && walview_exists(c->node, db)) {
         struct err e;
@@ -295,7 +299,7 @@ void capture_wal_vanishes(struct capture *c, struct capture_file *cf)
     } else {
         struct err e; /* opened and closed again before it could be mapped */
         cf->mode = CAPTURE_IDLE;
-        if (database_load(c->node->databases, cf->db, &e) || database_dbstate(cf->db)->wal_frame ||
+        if (cf->anew || database_load(c->node->databases, cf->db, &e) || database_dbstate(cf->db)->wal_frame ||
             capture_wal_closed(c->wal, c->node, cf->db, &e)) {
             /* Nothing but the comparison will tell: in WAL mode the change counter, from which a journal proves that nothing was missed, stands
              * still (file format §1.3.5). */
@@ -313,7 +317,8 @@ bool capture_leave(struct capture *c, struct capture_file *cf)
     struct walindex_header h;
     bool whole = !cf->diff_ns && cf->mode != CAPTURE_DIFFING && !cf->suspect && !cf->check_at_close;
     cf->life++;
-    cf->suspect = cf->check_at_close = cf->diff_unwanted = false; /* of the file that had the name */
+    cf->suspect = cf->anew = cf->check_at_close = cf->diff_unwanted = false; /* of the file that had the name */
+    cf->emptied_ns = 0;
     cf->diff_ns = cf->diff_first_ns = cf->look_ns = 0;
     if (cf->mode == CAPTURE_DIFFING) {
         cf->diff_again = true; /* its scan fails, or meets the successor */
@@ -336,7 +341,8 @@ void capture_journal_ends(struct capture *c, struct capture_file *cf, struct jou
         return;
     pthread_mutex_lock(&db->lock);
     bool in_wal = cf->mode == CAPTURE_MAPPED || (cf->mode == CAPTURE_MAPPING && walview_exists(c->node, db));
-    int rc = in_wal ? 1 : capture_journal_run(c->journal, c->node, db, end, cf->suspect, &proof, &e);
+    int rc = in_wal ? 1 : cf->anew ? err_set(&e, ERR_AGAIN_LATER, "it is another file now")
+                                   : capture_journal_run(c->journal, c->node, db, end, cf->suspect, &proof, &e);
     if (rc == 0) { /* events about what the transaction wrote find the file as it was captured here */
         cf->suspect &= proof != JOURNAL_WHOLE;
         cf->check_at_close = proof == JOURNAL_UNPROVEN || (cf->check_at_close && proof != JOURNAL_WHOLE);
@@ -372,6 +378,8 @@ void capture_dropped(struct capture *c, struct capture_file *cf)
     pthread_mutex_lock(&db->lock);
     bool was_known = db->state != DATABASE_ABSENT && database_dbstate(db)->txid;
     cf->life++;
+    cf->anew = false;
+    cf->emptied_ns = 0;
     cf->diff_ns = cf->look_ns = 0;
     if (cf->mode == CAPTURE_DIFFING)
         cf->diff_again = true; /* its scan fails, or meets the successor */

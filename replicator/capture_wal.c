@@ -200,6 +200,15 @@ static int add_unframed(struct capture_wal *c, struct tx *tx, uint32_t old_commi
     return 0;
 }
 
+static bool changes_something(const struct database *db, const struct tx *tx)
+{
+    const struct dbstate *old = database_dbstate(db);
+    bool changed = !old->txid || tx->page_size != old->page_size || tx->commit != old->commit;
+    for (uint32_t i = 0; i < tx->n_pages && !changed; i++)
+        changed = sums_get(db->sums, tx->pages[i].pgno) != tx->pages[i].sum;
+    return changed;
+}
+
 int capture_wal_run(struct capture_wal *c, struct node *n, struct database *db, struct walview *v, const struct walindex_header *h,
                     struct err *e)
 {
@@ -238,7 +247,16 @@ int capture_wal_run(struct capture_wal *c, struct node *n, struct database *db, 
         if (!rc)
             tx.pages[i].sum = page_checksum(tx.pages[i].pgno, page, tx.page_size);
     }
-    return rc ? rc : tx_record(n, db, &tx, c->enc, e);
+    if (rc || changes_something(db, &tx))
+        return rc ? rc : tx_record(n, db, &tx, c->enc, e);
+    struct dbstate st = *old; /* frames of what a comparison had found in the database file already, or of a transaction that wrote what was there */
+    st.wal_salt1 = tx.wal_salt1;
+    st.wal_salt2 = tx.wal_salt2;
+    st.wal_frame = tx.wal_frame;
+    st.wal_mode = 1;
+    st.file = (struct filestamp){0};
+    sums_touch(db->sums, &st);
+    return 0;
 }
 
 /* Lists the pages of all frames of the WAL's present generation. */
@@ -304,12 +322,9 @@ int capture_wal_closed(struct capture_wal *c, struct node *n, struct database *d
         if (!rc)
             tx.pages[i].sum = page_checksum(tx.pages[i].pgno, page, tx.page_size);
     }
-    bool changed = tx.commit != old->commit;
-    for (uint32_t i = 0; i < tx.n_pages && !changed; i++)
-        changed = sums_get(db->sums, tx.pages[i].pgno) != tx.pages[i].sum;
     bool whole = !rc && in_file(c, &tx);
     /* Nothing new: it had been captured while it was mapped. */
-    if (!rc && changed)
+    if (!rc && changes_something(db, &tx))
         rc = tx_record(n, db, &tx, c->enc, e);
     if (!rc && whole) {
         struct filestamp now = database_stamp(n->db_fd, db->name);

@@ -306,6 +306,7 @@ void database_settle(struct databases *d, struct database *db, const struct file
     struct dbstate st = *database_dbstate(db);
     st.wal_salt1 = st.wal_salt2 = st.wal_frame = 0;
     st.file = stamp ? *stamp : (struct filestamp){0};
+    st.inode = st.file.ino ? st.file.ino : st.inode;
     if (database_load(d, db, &e)) { /* then the next start looks at it */
         log_warn("database", "%s", e.text);
         return;

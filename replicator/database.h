@@ -50,6 +50,7 @@ struct database {
     struct sums *sums;   /* NULL: not mapped now; database_load */
     struct dbstate idle; /* the state while it is not mapped */
     bool touched;        /* its sidecar may have been written since the process started */
+    bool spoilt;         /* replica: somebody else has written its file: nobody is to open it before an image has come */
     bool apps_open;      /* applications have it open, as edgefs-fs last said */
     uint64_t pending;    /* replica: LSN of the first record that is in the log and not applied here; 0: none. database_set_pending */
     uint64_t covered, lacks; /* at start only: pending.c */

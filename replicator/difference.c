@@ -36,6 +36,7 @@ void difference_head_encode(const struct difference_head *h, uint8_t buf[DIFFERE
     be64_put(buf + 32, h->lsn);
     be64_put(buf + 40, h->txid);
     be64_put(buf + 48, h->checksum);
+    be64_put(buf + 56, h->born);
 }
 
 int difference_head_decode(const uint8_t buf[DIFFERENCE_HEAD_SIZE], struct difference_head *h)
@@ -50,6 +51,7 @@ int difference_head_decode(const uint8_t buf[DIFFERENCE_HEAD_SIZE], struct diffe
         .lsn = be64_get(buf + 32),
         .txid = be64_get(buf + 40),
         .checksum = be64_get(buf + 48),
+        .born = be64_get(buf + 56),
     };
     bool size_valid = h->page_size >= 512 && h->page_size <= 65536 && (h->page_size & (h->page_size - 1)) == 0;
     return (size_valid || (!h->page_size && !h->commit)) && h->from <= h->lsn ? 0 : ERR_CORRUPT;

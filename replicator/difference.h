@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #define DIFFERENCE_MAGIC 0x45464231u /* "EFB1" */
-#define DIFFERENCE_HEAD_SIZE 56u
+#define DIFFERENCE_HEAD_SIZE 64u
 #define DIFFERENCE_BLOCK 1024u /* pages */
 #define DIFFERENCE_ASK_MAX 1024u
 #define DIFFERENCE_RANGES_MAX (1u << 20) /* ranges of pages in one request: 8 MiB */
@@ -27,7 +27,7 @@
 struct difference_head {
     uint32_t page_size, commit; /* bytes, pages: of the state at lsn. Page size 0: no page yet */
     uint64_t epoch, from;       /* see above */
-    uint64_t lsn, txid, checksum; /* the state when the last number had been taken */
+    uint64_t lsn, txid, checksum, born; /* the state (see struct dbstate) when the last number had been taken */
 };
 
 /* The numbers of a block and of a page, from page checksums as the sidecar has them (lock page: 0). */

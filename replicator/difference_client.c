@@ -162,6 +162,7 @@ int difference_find(struct difference *d, struct difference_have *h, struct err 
         d->head.lsn = last.lsn;
         d->head.txid = last.txid;
         d->head.checksum = last.checksum;
+        d->head.born = last.born;
         d->head.commit = last.commit;
     }
     return rc;

@@ -46,6 +46,7 @@ static int look_again(struct answer *w, bool first, struct err *e)
     w->head.lsn = MAX(lsn, w->head.from);
     w->head.txid = st.txid;
     w->head.checksum = st.checksum;
+    w->head.born = st.born;
     return 0;
 }
 

@@ -63,13 +63,14 @@ void image_end_encode(const struct image_end *e, uint8_t buf[IMAGE_END_SIZE])
     be64_put(buf + 16, e->lsn);
     be64_put(buf + 24, e->txid);
     be64_put(buf + 32, e->checksum);
-    be32_put(buf + 40, crc32c(0, buf, 40));
-    be32_put(buf + 44, 0);
+    be64_put(buf + 40, e->born);
+    be32_put(buf + 48, crc32c(0, buf, 48));
+    be32_put(buf + 52, 0);
 }
 
 int image_end_decode(const uint8_t buf[IMAGE_END_SIZE], struct image_end *e)
 {
-    if (be32_get(buf) != 0 || be32_get(buf + 12) != 0 || be32_get(buf + 44) != 0 || be32_get(buf + 40) != crc32c(0, buf, 40))
+    if (be32_get(buf) != 0 || be32_get(buf + 12) != 0 || be32_get(buf + 52) != 0 || be32_get(buf + 48) != crc32c(0, buf, 48))
         return ERR_CORRUPT;
     *e = (struct image_end){
         .commit = be32_get(buf + 4),
@@ -77,6 +78,7 @@ int image_end_decode(const uint8_t buf[IMAGE_END_SIZE], struct image_end *e)
         .lsn = be64_get(buf + 16),
         .txid = be64_get(buf + 24),
         .checksum = be64_get(buf + 32),
+        .born = be64_get(buf + 40),
     };
     return page_size_valid(e->page_size) || (e->commit == 0 && e->page_size == 0) ? 0 : ERR_CORRUPT;
 }

@@ -3,8 +3,8 @@
  *   header, 32 bytes: "EFI1", page size u32, commit u32 (pages), flags u32 (0), start epoch u64, start LSN u64
  *   chunk: first page number u32 (≥ 1), number of pages u32 (1..4096), CRC-32C of the bytes u32, 0 u32, then number × page size bytes;
  *          pages may come more than once (the later one counts) and in any order
- *   end, 48 bytes: first page number 0 u32, commit u32, page size u32, 0 u32, end LSN u64, TXID u64, checksum u64, CRC-32C of the 40 bytes
- *          before u32, 0 u32
+ *   end, 56 bytes: first page number 0 u32, commit u32, page size u32, 0 u32, end LSN u64, TXID u64, checksum u64, LSN with which the file began u64 (born in
+ *          struct dbstate), CRC-32C of the 48 bytes before u32, 0 u32
  *
  * The pages are read while the database is being written, each compared with its tracked checksum at that moment. So a page is either as it
  * was at some LSN between start and end, or it is missing because it kept changing: then a record after start holds it whole.
@@ -19,7 +19,7 @@
 #define IMAGE_HEADER_SIZE 32u
 #define IMAGE_CHUNK_SIZE 16u
 #define IMAGE_CHUNK_PAGES_MAX 4096u
-#define IMAGE_END_SIZE 48u
+#define IMAGE_END_SIZE 56u
 
 struct image_header {
     uint32_t page_size, commit, flags;
@@ -30,7 +30,7 @@ struct image_chunk {
 };
 struct image_end {
     uint32_t commit, page_size;
-    uint64_t lsn, txid, checksum;
+    uint64_t lsn, txid, checksum, born;
 };
 
 void image_header_encode(const struct image_header *h, uint8_t buf[IMAGE_HEADER_SIZE]);

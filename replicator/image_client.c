@@ -7,8 +7,8 @@
 #include "replicator/apply_records.h"
 #include "replicator/difference_client.h"
 #include "replicator/image.h"
+#include "replicator/image_gone.h"
 #include "replicator/metrics.h"
-#include "replicator/quarantine.h"
 #include "replicator/resum.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -29,6 +29,7 @@ struct image_client {
     pthread_mutex_t lock; /* guards kicked, stop */
     pthread_cond_t changed;
     bool kicked, stop;
+    struct database *whole; /* the image's thread: of this one all pages are wanted, whatever is here */
     /* the thread's own */
     struct database *failed; /* the last one whose checksum did not come out right, and how often running */
     unsigned failures;
@@ -249,6 +250,7 @@ static int install_new(struct fetch *f, struct err *e)
         .txid = f->end.txid,
         .checksum = f->end.checksum,
         .lsn = f->end.lsn,
+        .born = f->end.born,
     };
     uint8_t version;
     if (st.commit && pread(f->fd, &version, 1, 18) == 1)
@@ -258,8 +260,9 @@ static int install_new(struct fetch *f, struct err *e)
     int rc = sums_reserve(db->sums, st.commit, e);
     if (rc)
         return rc;
-    if (renameat(n->mount_fd, f->temp, n->mount_fd, db->name))
-        return err_errno(e, errno, "put the image of %s in place", db->name);
+    rc = apply_put(n, db, f->temp, e);
+    if (rc)
+        return rc;
     /* Not sums_begin: the log does not hold these pages. Killed from here on: needs_image still stands, and the image comes again. */
     for (uint32_t p = 1; p <= st.commit; p++)
         sums_set(db->sums, p, f->sums[p - 1]);
@@ -313,6 +316,7 @@ static void install_same(struct fetch *f)
     struct dbstate st = *database_dbstate(f->db);
     st.txid = f->end.txid;
     st.lsn = f->end.lsn;
+    st.born = f->end.born;
     st.needs_image = 0;
     sums_touch(f->db->sums, &st);
     database_remember(f->db, 1);
@@ -358,6 +362,43 @@ static bool wants_image(struct database *db)
     return wants;
 }
 
+/* As a new file, whatever is there? If there is nothing; if applications have another database open, or one whose WAL would have to take pages of another size (all its
+ * frames have one); and if nobody has it open and all pages are here anyway. Otherwise those who have it open are to see the change, in place. Both locks are held. */
+static bool must_replace(const struct fetch *f)
+{
+    const struct database *db = f->db;
+    const struct dbstate *st = database_dbstate(db);
+    if (faccessat(f->c->node->db_fd, db->name, F_OK, AT_SYMLINK_NOFOLLOW))
+        return true;
+    bool sizes = db->apply && db->apply->open && db->apply->wal && st->page_size != f->end.page_size;
+    return db->apps_open ? st->born != f->end.born || sizes : !f->base;
+}
+
+/* The private file has only what differs from what is here, and that is of no use: next time all of it. */
+static int want_whole(struct fetch *f, const char *why, struct err *e)
+{
+    f->c->whole = f->db;
+    return err_set(e, ERR_AGAIN_LATER, "%s: %s: all its pages are wanted", f->db->name, why);
+}
+
+static int install_over(struct fetch *f, struct err *e)
+{
+    struct database *db = f->db;
+    struct err why = *e;
+    int rc;
+    pthread_mutex_lock(&db->sqlite);
+    pthread_mutex_lock(&db->lock);
+    if (!wants_image_locked(db))
+        rc = err_set(e, -ECANCELED, "%s needs no image any more", db->name);
+    else
+        rc = f->base ? want_whole(f, "it cannot be opened", e) : install_new(f, e);
+    if (!rc)
+        log_warn("image", "%s: replaced as a whole", why.text);
+    pthread_mutex_unlock(&db->lock);
+    pthread_mutex_unlock(&db->sqlite);
+    return rc;
+}
+
 static int install(struct fetch *f, struct err *e)
 {
     struct node *n = f->c->node;
@@ -366,10 +407,10 @@ static int install(struct fetch *f, struct err *e)
     pthread_mutex_lock(&db->lock);
     /* Removed meanwhile, or brought up by the log? Then this image is of yesterday. */
     int rc = wants_image_locked(db) ? database_load(n->databases, db, e) : err_set(e, -ECANCELED, "%s needs no image any more", db->name);
-    bool fresh = faccessat(n->db_fd, db->name, F_OK, AT_SYMLINK_NOFOLLOW) != 0;
-    if (!rc && fresh && f->base) /* the private file has only what differs from one that is gone */
-        rc = err_set(e, ERR_AGAIN_LATER, "%s was removed meanwhile", db->name);
-    if (!rc && fresh)
+    bool fresh = !rc && must_replace(f);
+    if (fresh && f->base)
+        rc = want_whole(f, "it cannot be changed in place", e);
+    else if (fresh)
         rc = install_new(f, e);
     bool same = !rc && !fresh && is_there(f);
     if (same)
@@ -385,17 +426,21 @@ static int install(struct fetch *f, struct err *e)
             .checksum = f->end.checksum,
             .first_lsn = f->end.lsn,
             .last_lsn = f->end.lsn,
+            .life = f->end.born,
             .next = changes_next,
             .rewind = changes_rewind,
             .ctx = &d,
         };
         rc = d.page ? run_patiently(f, &tx, e) : err_errno(e, ENOMEM, "image");
         free(d.page);
+        if (rc == ERR_CORRUPT) /* SQLite cannot open what is here */
+            rc = install_over(f, e);
     }
     if (rc)
         return rc;
     pthread_mutex_lock(&db->lock);
     db->damaged = 0;
+    db->spoilt = false;
     database_set_pending(n->databases, db, f->end.lsn + 1);
     database_mark(db, DATABASE_WAITING, "its image is in place; the log since then is being applied");
     pthread_mutex_unlock(&db->lock);
@@ -435,7 +480,7 @@ static int take_base(struct fetch *f, struct err *e)
     if (here && st.torn) /* a change was being written into it, and its locks are still held: what it is does not matter, it is written anew */
         resum_needed(n, db);
     pthread_mutex_unlock(&db->lock);
-    if (!here || st.torn || failures > 1)
+    if (!here || st.torn || failures > 1 || f->c->whole == db)
         return 0;
     if (!st.page_size || failures) {
         int rc = resum(n, db, e);
@@ -493,57 +538,6 @@ static void url_of(struct node *n, const struct database *db, char *url, size_t 
     (void)database_url_name(db, url + k, size - k);
 }
 
-/* The first record of db in the log at or after from that belongs to a life after its last DROP there; 0: none. */
-static uint64_t next_life(struct node *n, const struct database *db, uint64_t from)
-{
-    struct rlog_cursor cur = {.fd = -1};
-    struct record_head h;
-    int64_t offset;
-    uint64_t found = 0;
-    bool dropped = false;
-    if (rlog_seek(n->rlog, MAX(from, rlog_first(n->rlog)), &cur, NULL) == 0)
-        while (rlog_next(n->rlog, &cur, &h, &offset, NULL) > 0) {
-            char other[LAYOUT_NAME_MAX + 1];
-            if (!apply_rename_target(&h, NULL, cur.fd, offset, other) && !strcmp(other, db->name)) { /* another one has the name from here on */
-                dropped = true;
-                found = h.pos.lsn;
-                continue;
-            }
-            if (strcmp(h.name, db->name) != 0)
-                continue;
-            if (h.type == RECORD_DROP || h.type == RECORD_RENAME) {
-                dropped = true;
-                found = 0;
-            } else if (dropped && !found) {
-                found = h.pos.lsn;
-            }
-        }
-    rlog_cursor_close(&cur);
-    return found;
-}
-
-/* The primary has no such database: it was dropped before we could ask. Then it goes here, too; a copy is kept. */
-static int gone(struct image_client *c, struct database *db, struct err *e)
-{
-    struct node *n = c->node;
-    log_info("image", "%s does not exist on the primary any more: removed here", db->name);
-    pthread_mutex_lock(&db->sqlite);
-    pthread_mutex_lock(&db->lock);
-    uint64_t from = db->pending;
-    int rc = quarantine_database(n, db, e);
-    if (!rc)
-        rc = apply_remove(n, db, e);
-    if (!rc) {
-        database_forget(n->databases, db, 0);
-        database_set_pending(n->databases, db, next_life(n, db, from));
-        if (db->pending)
-            database_mark(db, DATABASE_WAITING, "the log is being applied");
-    }
-    pthread_mutex_unlock(&db->lock);
-    pthread_mutex_unlock(&db->sqlite);
-    return rc;
-}
-
 /* ranges: NULL: all pages. */
 static int download(struct fetch *f, const char *url, const uint8_t *ranges, size_t len, int *status, struct err *e)
 {
@@ -555,6 +549,20 @@ static int download(struct fetch *f, const char *url, const uint8_t *ranges, siz
     if (rc && f->error.code == rc)
         *e = f->error;
     return rc;
+}
+
+/* What is here will be replaced as a whole (must_replace): nothing of it can be used. */
+static void drop_base(struct fetch *f, const struct difference_head *head)
+{
+    pthread_mutex_lock(&f->db->lock);
+    const struct dbstate *st = database_dbstate(f->db);
+    bool other = f->db->apps_open && (st->born != head->born || st->page_size != head->page_size);
+    pthread_mutex_unlock(&f->db->lock);
+    if (!other)
+        return;
+    free(f->base);
+    f->base = NULL;
+    f->base_size = 0;
 }
 
 /* Fetches what is not here yet. */
@@ -572,13 +580,15 @@ static int fetch_difference(struct fetch *f, const char *url, int *status, struc
         rc = err_errno(e, ENOMEM, "checksums of %u pages", f->sums_size);
     if (!rc && f->h.page_size)
         rc = sum_temp(f, e);
+    if (!rc)
+        drop_base(f, &d.head);
     struct difference_have have = {.base = f->base, .n_base = f->base_size, .sums = f->sums, .n = f->sums_size};
     if (!rc)
         rc = difference_find(&d, &have, e);
     if (!rc && d.wanted)
         rc = download(f, url, d.ranges, d.ranges_len, status, e);
     else if (!rc)
-        f->end = (struct image_end){d.head.commit, d.head.page_size, d.head.lsn, d.head.txid, d.head.checksum}, f->have_end = true;
+        f->end = (struct image_end){d.head.commit, d.head.page_size, d.head.lsn, d.head.txid, d.head.checksum, d.head.born}, f->have_end = true;
     if (!rc && (f->h.page_size != d.head.page_size || f->h.epoch != d.head.epoch || f->h.lsn < d.head.from))
         rc = err_set(e, ERR_AGAIN_LATER, "%s was replaced while it was being compared", f->db->name);
     f->h.lsn = d.head.from; /* what has changed since then is in the log */
@@ -603,7 +613,7 @@ static int fetch_from(struct fetch *f, struct err *e)
     f->holes = !part;
     int rc = part ? fetch_difference(f, url, &status, e) : download(f, url, NULL, 0, &status, e);
     if (status == 404)
-        return gone(c, f->db, e);
+        return image_gone(c->node, f->db, e);
     if (!rc)
         rc = complete(f, e);
     if (!rc)
@@ -641,7 +651,10 @@ static int fetch_image(struct image_client *c, struct database *db, struct err *
     if (rc == ERR_CHECKSUM) { /* next time more is compared, and then nothing is taken for granted */
         c->failures = c->failed == db ? c->failures + 1 : 1;
         c->failed = db;
-    } else if (!rc && c->failed == db) {
+    }
+    if (!rc && c->whole == db)
+        c->whole = NULL;
+    if (!rc && c->failed == db) {
         c->failed = NULL;
         c->failures = 0;
     }

@@ -279,6 +279,7 @@ static void send_end(struct image *im)
         .lsn = MAX(lsn, im->start.lsn),
         .txid = st.txid,
         .checksum = st.checksum,
+        .born = st.born,
     };
     image_end_encode(&end, buf);
     metrics_add(METRIC_IMAGE_PAGES_LEFT, im->n_missing);

@@ -202,6 +202,11 @@ int leftover_each(const struct leftover *h, int (*fn)(void *ctx, uint32_t pgno, 
     return rc;
 }
 
+int64_t leftover_age_us(const struct leftover *h)
+{
+    return (int64_t)wall_us() - ((int64_t)h->st.st_mtim.tv_sec * 1000000 + h->st.st_mtim.tv_nsec / 1000);
+}
+
 bool leftover_unchanged(const struct leftover *h)
 {
     struct stat now;

@@ -22,6 +22,8 @@ uint32_t leftover_page_count(const struct leftover *l); /* size of the database 
 int leftover_page(const struct leftover *l, uint32_t pgno, void *buf, struct err *e);
 /* Calls fn for each page that it holds, in ascending order, each once. fn's result, if it is not 0, ends it. */
 int leftover_each(const struct leftover *l, int (*fn)(void *ctx, uint32_t pgno, const void *page), void *ctx, struct err *e);
+/* How long ago the journal was written, by its modification time; negative if the clock was set back since. */
+int64_t leftover_age_us(const struct leftover *h);
 /* True while the file that was read is still there and unchanged. */
 bool leftover_unchanged(const struct leftover *l);
 

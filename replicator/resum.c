@@ -15,7 +15,7 @@ void resum_needed(struct node *n, struct database *db)
         return;
     }
     /* The TXID goes on: nothing that is in the log continues a copy with another checksum. */
-    struct dbstate fresh = {.txid = old.txid, .lsn = old.lsn, .needs_image = 1, .torn = old.torn};
+    struct dbstate fresh = {.txid = old.txid, .lsn = old.lsn, .needs_image = 1, .torn = old.torn, .born = old.born};
     sums_touch(db->sums, &fresh);
 }
 
@@ -42,6 +42,7 @@ static int enter(struct node *n, struct database *db, const struct scan_result *
         .wal_mode = r->wal_mode,
         .needs_image = 1,
         .torn = old.torn,
+        .born = old.born,
     };
     sums_commit(db->sums, &st);
     return 0;

@@ -12,6 +12,8 @@
 #include <sys/stat.h>
 
 #define SCAN_CHUNK (1u << 20) /* bytes read at once */
+#define JOURNAL_REST_US 200000
+#define COPYING_NS UINT64_C(5000000000)
 #define TICK_NS 20000000u     /* two ticks of the coarsest clock that file times are taken from (100 Hz) */
 
 struct scan {
@@ -27,6 +29,7 @@ struct scan {
     struct walindex_header head; /* WAL: state M */
     uint32_t *frame_of;          /* without a wal-index: newest frame ≤ M of each page, page 1 first */
     struct leftover *left;       /* a hot journal, whose pages are the state; NULL: there is none */
+    bool resting;
     bool not_hot;                /* there is a journal that nobody will roll back */
 };
 
@@ -347,6 +350,16 @@ static int lock_shared(struct scan *s, struct err *e)
     return err_set(e, ERR_AGAIN_LATER, "%s is being written", s->db->name);
 }
 
+/* Shorter than its header says, and somebody who has it open has just written to it: a program that copies a file into it, most likely, and not done yet. SQLite
+ * leaves a file like that only while it holds a lock, and would call it malformed. */
+static bool being_copied(const struct scan *s, const struct dbfile_header *h, const struct filestamp *file)
+{
+    pthread_mutex_lock(&s->db->lock);
+    bool open = s->db->apps_open;
+    pthread_mutex_unlock(&s->db->lock);
+    return open && h->page_count_valid && (int64_t)h->page_count * h->page_size > file->size && wall_us() * 1000 < (uint64_t)file->mtime_ns + COPYING_NS;
+}
+
 static int scan_file(struct scan *s, struct scan_result *r, struct err *e)
 {
     struct stamp before, after;
@@ -368,6 +381,8 @@ static int scan_file(struct scan *s, struct scan_result *r, struct err *e)
         return rc;
     if (h.page_size != s->page_size || size != before.file.size)
         return err_set(e, ERR_AGAIN_LATER, "%s is being written", s->db->name);
+    if (being_copied(s, &h, &before.file))
+        return err_set(e, ERR_AGAIN_LATER, "%s is shorter than its header says, and open: somebody may be copying it", s->db->name);
     s->commit = dbfile_pages(&h, before.file.size);
     r->sums = calloc(s->commit ? s->commit : 1, sizeof *r->sums);
     if (!r->sums)
@@ -422,6 +437,9 @@ static int find_leftover(struct scan *s, struct err *e)
         return 0; /* a transaction is using it */
     int rc = leftover_journal(s->node, s->db->name, &s->left, e);
     s->not_hot = !rc && !s->left;
+    s->resting = !rc && s->left && leftover_age_us(s->left) < JOURNAL_REST_US;
+    if (s->resting) /* somebody may be copying it, and not be done */
+        rc = err_set(e, ERR_AGAIN_LATER, "%s-journal was written a moment ago", s->db->name);
     return rc;
 }
 
@@ -503,9 +521,11 @@ int scan_open(struct node *n, struct database *db, enum scan_lock lock, struct s
     r->checksum |= CHECKSUM_FLAG;
     *out = s;
     return 0;
-fail:
+fail:;
+    bool resting = s->resting;
     scan_close(s);
     scan_result_free(r);
+    r->resting = resting;
     return rc;
 }
 

@@ -24,6 +24,7 @@ struct scan_result {
     uint32_t wal_mode;                         /* 1: WAL */
     uint32_t wal_salt1, wal_salt2, wal_frame;  /* M; zeroes when there is no WAL or it is empty */
     bool wal_held; /* slot 4 is held: no frame after M can be lost before scan_close */
+    bool resting; /* with ERR_AGAIN_LATER: only because a journal that was left has just been written; nobody holds the database up */
     uint64_t checksum;
     struct filestamp file; /* without a WAL: of the file that was read; ctime and all the same before and after */
     uint64_t *sums; /* commit entries, page 1 first (lock page: 0); malloc'ed, owned by the result */

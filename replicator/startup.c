@@ -106,6 +106,11 @@ static bool mend(struct node *n, struct database *db, uint64_t from, uint64_t to
         m.st.commit = lh.commit;
         m.st.lsn = h.pos.lsn;
         m.st.checksum = be64_get(trailer);
+        if (lh.min_txid == 1) { /* a file of which nothing was known before */
+            m.st.born = h.pos.lsn;
+            m.st.inode = 0;
+            m.st.wal_salt1 = m.st.wal_salt2 = m.st.wal_frame = 0;
+        }
         if (lh.wal_offset) {
             m.st.wal_salt1 = lh.wal_salt1;
             m.st.wal_salt2 = lh.wal_salt2;
@@ -168,7 +173,7 @@ static int load_sidecar(void *ctx, const struct sums_info *info)
     if (!good) {
         /* Page size 0: nothing of the array counts. The TXID goes on, so that replicas see a new state and not a repeat. */
         log_warn("startup", "%s: its checksum file does not fit (the machine stopped without warning?): all pages count as changed", info->name);
-        struct dbstate fresh = {.txid = st->txid, .lsn = st->lsn, .needs_image = 1};
+        struct dbstate fresh = {.txid = st->txid, .lsn = st->lsn, .needs_image = 1, .born = st->born, .inode = st->inode};
         sums_touch(db->sums, &fresh);
     }
     return 0;

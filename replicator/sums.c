@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#define SUMS_MAGIC 0x32534d5553464445ull /* "EDFSUMS2" */
+#define SUMS_MAGIC 0x33534d5553464445ull /* "EDFSUMS3" */
 #define SUMS_DATA 4096u
 #define SUMS_GROW_PAGES 512u /* entries; 4 KiB: there may be ten thousand small databases */
 
@@ -276,6 +276,7 @@ int sums_begin(struct sums *s, uint64_t from_lsn, uint64_t to_lsn, uint32_t comm
 void sums_mark_torn(struct sums *s)
 {
     s->h->state.torn = 1;
+    s->h->state.file = (struct filestamp){0};
     atomic_thread_fence(memory_order_release);
 }
 

@@ -41,6 +41,10 @@ struct dbstate {
     uint32_t wal_mode;    /* 1: header says WAL, 0: rollback journal */
     uint32_t needs_image; /* replica: 1: this copy cannot be continued from the log */
     uint32_t torn;        /* replica: 1: see sums_mark_torn */
+    /* Which file it is. A name may come to stand for another file (a rename over it, cp into it), and whoever has the old one open must not be given the new
+     * one's pages one by one: two databases may have the same schema cookie, by which connections tell that their picture of it is stale. */
+    uint64_t born;  /* LSN of the record with which this file's pages began, on every node the same; 0: not known */
+    uint64_t inode; /* of the file that was last compared; 0: not known */
     struct filestamp file; /* known only while the database file alone is the state; whoever enters a change that says nothing of it clears it */
 };
 
@@ -86,7 +90,7 @@ int sums_reserve(struct sums *s, uint32_t commit, struct err *e);
 /* Begins a change that makes the database commit pages long, reserving first. Whoever dies between this and sums_commit leaves word that the change IS
  * in the database (replica) or in the log (primary): so not before that is so. Cannot fail after a sums_reserve of as much. */
 int sums_begin(struct sums *s, uint64_t from_lsn, uint64_t to_lsn, uint32_t commit, struct err *e);
-/* Pages of the database file itself are about to be written (a replica, in place). Until sums_commit (or until a state with torn 0 is set) the file may be
+/* Pages of the database file itself are about to be written (a replica, in place): no stamp counts. Until sums_commit (or until a state with torn 0 is set) the file may be
  * torn, and nobody may read it before the change was entered again. */
 void sums_mark_torn(struct sums *s);
 void sums_set(struct sums *s, uint32_t pgno, uint64_t checksum);

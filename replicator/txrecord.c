@@ -9,7 +9,7 @@ uint64_t tx_checksum(const struct database *db, const struct tx *tx)
 {
     const struct dbstate *old = database_dbstate(db);
     uint64_t x = 0;
-    if (old->page_size != tx->page_size) { /* nothing of the old state counts */
+    if (old->page_size != tx->page_size || tx->anew) { /* nothing of the old state counts */
         for (uint32_t i = 0; i < tx->n_pages; i++)
             x ^= tx->pages[i].sum;
         return x | CHECKSUM_FLAG;
@@ -58,11 +58,11 @@ static int encode_state(struct node *n, const struct dbstate *st, struct err *e)
 int tx_record(struct node *n, struct database *db, const struct tx *tx, struct ltx_encoder *enc, struct err *e)
 {
     const struct dbstate old = *database_dbstate(db);
-    bool first = old.txid == 0 || old.page_size != tx->page_size;
+    bool born = old.txid == 0 || tx->anew, first = born || old.page_size != tx->page_size;
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < tx->n_pages; i++)
         bytes += changed(db, &tx->pages[i], first) ? tx->page_size : 0;
-    bool as_state = bytes > (first ? TX_FIRST_MAX : TX_PAGES_MAX) || (old.txid > 0 && first);
+    bool as_state = bytes > (first ? TX_FIRST_MAX : TX_PAGES_MAX) || (first && !born);
 
     struct dbstate st = {
         .page_size = tx->page_size,
@@ -73,17 +73,21 @@ int tx_record(struct node *n, struct database *db, const struct tx *tx, struct l
         .wal_salt2 = tx->wal_salt2,
         .wal_frame = tx->wal_frame,
         .wal_mode = tx->wal_mode,
+        .born = old.born,
+        .inode = tx->inode ? tx->inode : old.inode,
     };
     int rc = sequencer_begin(n->sequencer, as_state ? RECORD_STATE : RECORD_TX, db->name, &st.lsn, e);
     if (rc)
         return rc;
+    if (born)
+        st.born = st.lsn;
     if (as_state) {
         rc = encode_state(n, &st, e);
     } else {
         struct ltx_header h = {
             .page_size = tx->page_size,
             .commit = tx->commit,
-            .min_txid = old.txid + 1,
+            .min_txid = born ? 1 : old.txid + 1,
             .max_txid = st.txid,
             .timestamp_ms = (int64_t)(wall_us() / 1000u),
             .pre_checksum = first ? 0 : old.checksum,

@@ -13,7 +13,9 @@ struct tx_page {
 
 struct tx {
     uint32_t page_size, commit, wal_mode;
+    uint64_t inode; /* of the file; 0: the one that is known */
     uint64_t ntx; /* transactions in it, ≥ 1 */
+    bool anew;    /* another file has taken the place of the one that is known: pages are all there are, and the record is a snapshot */
     /* How far it reaches in the WAL, and where it began there (bytes; 0,0: not from a WAL). */
     uint32_t wal_salt1, wal_salt2, wal_frame;
     int64_t wal_offset, wal_size;

@@ -9,13 +9,13 @@
  *                                                       that process, all its threads, as the replicator)
  *   fs:         HELLO{value=HOOKS_VERSION, flags=1 if passthrough is on}
  *   fs:         OPENED{path} for each database file that applications have open now
- *   fs:         UNSEEN{path} for each file that changed in a way that asks for a hook while no replicator was connected
+ *   fs:         UNSEEN{path, value=1 if it was emptied} for each file that changed in a way that asks for a hook while no replicator was connected
  *   fs:         SYNCED
  *   then, at any time:
  *   fs:         asynchronous events (id = 0): CREATED, REMOVED, RENAMED{path=old, text=new}, EXCHANGED{path, text}, LAST_CLOSE,
  *               OPENED, MODIFIED, DIR_CREATED
  *   fs:         synchronous hooks (id != 0), each answered by exactly one ANSWER with the same id, in any order:
- *               WAL_TRUNCATE, WAL_UNLINK, CHECKPOINT, JOURNAL_END, OPENING, QUERY_POS, QUERY_LAG, DB_REMOVE
+ *               WAL_TRUNCATE, WAL_UNLINK, CHECKPOINT, JOURNAL_END, OPENING, QUERY_POS, QUERY_LAG, DB_REMOVE, EMPTIED
  *   replicator: ANSWER{id, value = 0 or an errno for the application's call, text = contents for the queries}
  *   replicator: ROLE{value = enum hooks_role, text = name of the primary}   at first contact and on each change
  *   fs:         ROLE{text = "replica" or "primary"}: the role is in force (an event)
@@ -25,7 +25,7 @@
  * a read-write open fails with EAGAIN after the time-out (a replica without a fence must not be opened for writing).
  *
  * While a hook is unanswered the kernel may hold the lock of the directory or the inode that the application's call works
- * on. So the replicator answers WAL_*, DB_REMOVE and JOURNAL_END without any call into the mount: from the backing files
+ * on. So the replicator answers WAL_*, DB_REMOVE, EMPTIED and JOURNAL_END without any call into the mount: from the backing files
  * and from mappings that it already has. (CHECKPOINT holds only the lock of NAME itself.)
  *
  * No hook and no event is sent for what the replicator itself does. */
@@ -34,7 +34,7 @@
 
 #include <stdint.h>
 
-#define HOOKS_VERSION 1
+#define HOOKS_VERSION 2
 #define HOOKS_TIMEOUT_MS 10000
 #define HOOKS_PACKET_MAX 8192
 #define HOOKS_JOURNAL_ZEROED 1
@@ -64,6 +64,8 @@ enum hooks_kind {
                              * edgefs-fs does not know */
     HOOK_OPENING,           /* replica only: the first open of database NAME by an application waits for its fence */
     HOOK_DB_REMOVE,         /* database NAME is about to be unlinked or renamed over */
+    HOOK_EMPTIED,           /* database NAME is about to be truncated to 0 bytes. SQLite does not do that to a database with pages (cp and shells do, O_TRUNC):
+                             * what follows is another database. With a WAL beside it HOOK_CHECKPOINT with value 0 says the same */
     HOOK_QUERY_POS = 48,    /* contents of NAME-pos are wanted; value ENOENT if NAME is not a database */
     HOOK_QUERY_LAG,         /* contents of .lag */
     /* replicator to fs */

@@ -3,9 +3,10 @@ primary replicates the state that it stands for, locks nothing and changes no fi
 
 import os
 import shutil
+import time
 
 import harness
-from harness import Cluster, EdgeTest, Session, both_modes, quote, wait_until
+from harness import Cluster, EdgeTest, Session, both_modes, quote, wait_until, within
 
 
 def contents(folder):
@@ -37,6 +38,21 @@ def die_in_a_transaction(path, before, spill):
         for statement in spill:
             s.sql(statement)
         s.kill()
+
+
+def slowly(source, target):
+    """A copy in pieces: what has been written so far is never a hot journal of the whole."""
+    data = harness.read_bytes(source)
+    with open(target, "wb", buffering=0) as f:
+        for at in range(0, len(data), len(data) // 8 + 1):
+            f.write(data[at:at + len(data) // 8 + 1])
+            time.sleep(0.05)
+
+
+def as_it_lies(a, b, name):
+    """The replica has the pages that the header counts; what a transaction that did not end has written behind them is nobody's."""
+    mine, theirs = (harness.read_bytes(n.backing(name)) for n in (a, b))
+    return len(theirs) == 1024 * int.from_bytes(mine[28:32], "big") and mine.startswith(theirs)
 
 
 SETUP = ["PRAGMA page_size = 1024", "CREATE TABLE t (x INTEGER PRIMARY KEY, y)",
@@ -80,6 +96,38 @@ class LeftBehind(EdgeTest):
             self.assertEqual(contents(a.backing("d")), left, "files of the application were changed")
             self.assertEqual(a.sql("d/h.db", "SELECT count(*), sum(x) FROM t", timeout=0), [BEFORE])
             cluster.identical()
+
+    @within(90)
+    def test_hot_journal_that_comes_after_its_database_was_captured(self):
+        """cp of the database, some time later cp of its journal; and the same over a database that is known and was left by nobody."""
+        with Cluster(2, self.passthrough) as cluster:
+            a, b = cluster.nodes
+            outside = os.path.join(cluster.tmp, "outside")
+            os.mkdir(outside)
+            die_in_a_transaction(os.path.join(outside, "h.db"), SETUP, CHANGES)
+            journal = os.path.join(outside, "h.db-journal")
+            ways = {"cp": lambda to: shutil.copy(journal, to), "mv": lambda to: (shutil.copy(journal, to + ".tmp"), os.rename(to + ".tmp", to)),
+                    "slowly": lambda to: slowly(journal, to)}
+            for way, put in ways.items():
+                name = f"{way}.db"
+                shutil.copy(os.path.join(outside, "h.db"), a.path(name))
+                sums = look(a, name)
+                cluster.sync()
+                self.assertTrue(as_it_lies(a, b, name))
+                put(a.path(name + "-journal"))
+                wait_until(lambda: a.databases()[name]["checksum"] != sums["checksum"], 20, f"{way}: the journal was seen")
+                look(a, name)
+                cluster.sync()
+                self.assertEqual(rows(b.backing(name)), BEFORE, way)
+                self.assertTrue(os.path.exists(a.backing(name + "-journal")), "it is the application's to use")
+                self.assertEqual(a.sql(name, "SELECT count(*), sum(x) FROM t", timeout=0), [BEFORE])
+            cluster.identical()
+            # Without its journal the file counts as it lies.
+            shutil.copy(os.path.join(outside, "h.db"), a.path("rm.db"))
+            shutil.copy(journal, a.path("rm.db-journal"))
+            wait_until(lambda: b.databases().get("rm.db", {}).get("txid") and rows(b.backing("rm.db")) == BEFORE, 20, "rolled back on b")
+            os.unlink(a.path("rm.db-journal"))
+            wait_until(lambda: as_it_lies(a, b, "rm.db"), 20, "as it lies, on b")
 
     def test_journal_whose_super_journal_is_gone_belongs_to_a_committed_transaction(self):
         with Cluster(2, self.passthrough) as cluster:

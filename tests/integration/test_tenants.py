@@ -1,5 +1,4 @@
 """A database for each tenant: thousands in one mount, of which few are in use at a time. Idle ones cost no descriptor, no watch, no mapping, no thread."""
-import json
 import os
 
 import harness
@@ -73,12 +72,8 @@ class Tenants(EdgeTest):
             wait_until(lambda: a.lsn() > 2 * N, 60, lambda: f"every one of the writes is captured: {a.lsn()}")
             b.wait_applied(a.lsn(), 60)
             mine, theirs = ({n: (e["txid"], e["checksum"]) for n, e in node.databases().items()} for node in (a, b))
-            # One transaction each. One that a comparison found before its WAL was seen is in the log twice, the second time without a page.
-            twice = [n for n, (t, _) in mine.items() if t != 2]
-            for name in twice:
-                records = [r for r in json.loads(harness.ctl(a, "log", "ls", "--json", "--limit", str(4 * N)))["records"] if r["name"] == name and r["type"] == "tx"]
-                self.assertEqual([r["pages"] for r in records[2:]], [0] * (mine[name][0] - 2), records)
-            self.assertLess(len(twice), N // 10)
+            # One transaction each, whatever noticed it first: frames of what a comparison has found already are no change.
+            self.assertEqual([n for n, (t, _) in mine.items() if t != 2], [])
             self.assertEqual(mine, theirs)
             for i in range(0, N, N // 20):
                 self.assertEqual(b.sql(name_of(i), "SELECT x FROM t ORDER BY id"), [("first",), (i,)])

@@ -95,8 +95,6 @@ static void start_watching(struct director *d)
         d->watcher = watcher_start(d->files.root[FILES_REPLICA], files_names, d->seed++);
 }
 
-/* Before a file takes another's place. On the primary nobody has it open then; a connection on the replica that lives through it may take
- * the new schema for the one that it knows, since both may bear the same number (schema cookie). "watched" at the end of the step keeps it. */
 static void stop_watching(struct director *d)
 {
     if (d->watcher > 0) {
@@ -237,10 +235,7 @@ static bool step_of_files(struct director *d, int n, char **word, bool *known)
     const char *verb = word[0];
     int database = number(word[1], FILES_DATABASES);
     unsigned seed = n > 2 ? (unsigned)strtoul(word[2], NULL, 10) : 0;
-    bool watched = strcmp(word[n - 1], "watched") == 0;
     *known = true;
-    if ((strcmp(verb, "copyin") == 0 || strcmp(verb, "replace") == 0 || strcmp(verb, "remove") == 0 || strcmp(verb, "move") == 0) && !watched)
-        stop_watching(d);
     if (strcmp(verb, "copyin") == 0)
         return evict(d, database) && files_copy_in(&d->files, database, seed, false, d->error, sizeof d->error);
     if (strcmp(verb, "replace") == 0)

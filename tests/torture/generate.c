@@ -163,6 +163,16 @@ static void ended(struct plan *p, int c)
     p->open[c] = p->in_transaction[c] = p->attached[c] = false;
 }
 
+/* Many quick transactions, and often the connection's end right behind them: the last one to close takes the WAL away. */
+static void burst(struct plan *p, int c)
+{
+    (void)fprintf(p->out, "burst %d %s %d %d %d\n", c, schema(p, c), 1 + pick(p, 300), chance(p, 20) ? 1 + pick(p, 4) : 20 + pick(p, 200), 1 + pick(p, 1000000));
+    if (chance(p, 40)) {
+        (void)fprintf(p->out, "close %d\n", c);
+        ended(p, c);
+    }
+}
+
 static void life(struct plan *p, int c)
 {
     int r = pick(p, 10);
@@ -209,8 +219,10 @@ static void one(struct plan *p)
         return;
     }
     int r = pick(p, 100);
-    if (r < 42)
+    if (r < 35)
         write_rows(p, c, "");
+    else if (r < 42)
+        burst(p, c);
     else if (r < 47)
         (void)fprintf(p->out, "blob %d %s t0 %d %d %d %d\n", c, schema(p, c), 1 + pick(p, 300), pick(p, 10000), 1 + pick(p, 9000), pick(p, 1000000));
     else if (r < 52)

@@ -184,6 +184,16 @@ static int verb_update(struct side *s, char *const *w, char *text)
                   w[4], w[4], w[5]), text);
 }
 
+/* burst C SCHEMA ID COUNT SEED: COUNT transactions (statements, inside one) one right after the other, all on the same few pages: capture finds many versions of each
+ * in one look. To repeat it has the same outcome. */
+static int verb_burst(struct side *s, char *const *w, char *text)
+{
+    int id = atoi(w[3]), rc = SQLITE_OK;
+    for (int i = 0; i < atoi(w[4]) && rc == SQLITE_OK; i++)
+        rc = change(s, w[2], sqlite3_mprintf("INSERT INTO %s.t0 (id, v) VALUES (%d, bytes(%d, %d + %s)) ON CONFLICT (id) DO UPDATE SET v = excluded.v", w[2], id + i % 3, 20 + i % 40, i, w[5]), text);
+    return rc;
+}
+
 static int verb_delete(struct side *s, char *const *w, char *text)
 {
     const char *id = strcmp(w[3], "f") == 0 ? "rowid" : "id";
@@ -333,7 +343,7 @@ static const struct {
 } verbs[] = {
     {"setup", 3, verb_setup},         {"begin", 3, verb_begin},       {"commit", 2, verb_commit},         {"rollback", 2, verb_rollback},
     {"savepoint", 3, verb_savepoint}, {"release", 3, verb_release},   {"rollbackto", 3, verb_rollbackto}, {"insert", 8, verb_insert},
-    {"update", 8, verb_update},       {"delete", 6, verb_delete},     {"create", 5, verb_create},         {"drop", 4, verb_drop},
+    {"burst", 6, verb_burst},         {"update", 8, verb_update},       {"delete", 6, verb_delete},     {"create", 5, verb_create},         {"drop", 4, verb_drop},
     {"index", 4, verb_index},         {"dropindex", 4, verb_dropindex}, {"blob", 8, verb_blob},           {"read", 3, verb_read},
     {"pragma", 5, verb_pragma},       {"vacuum", 3, verb_vacuum},     {"ivacuum", 4, verb_ivacuum},       {"checkpoint", 4, verb_checkpoint},
     {"backup", 4, verb_backup},       {"attach", 3, verb_attach},     {"detach", 2, verb_detach},

@@ -12,7 +12,7 @@
 static void a_head_comes_back_as_it_was(void **state)
 {
     (void)state;
-    const struct difference_head h = {.page_size = 4096, .commit = 77, .epoch = 3, .from = 10, .lsn = 12, .txid = 5, .checksum = CHECKSUM_FLAG | 9};
+    const struct difference_head h = {.page_size = 4096, .commit = 77, .epoch = 3, .from = 10, .lsn = 12, .txid = 5, .checksum = CHECKSUM_FLAG | 9, .born = 4};
     struct difference_head back;
     uint8_t buf[DIFFERENCE_HEAD_SIZE];
     difference_head_encode(&h, buf);

@@ -231,11 +231,11 @@ static unsigned unseen(void)
 static void unseen_marks_stay_until_they_were_sent(void **state)
 {
     (void)state;
-    assert_int_equal(table_mark_unseen(t, "a/b/c.db", 8), 0);
-    assert_int_equal(table_mark_unseen(t, "a/b/c.db", 8), 0);
-    assert_int_equal(table_mark_unseen(t, "x.db", 4), 0);
-    assert_int_equal(table_mark_unseen(t, "", 0), -EINVAL);
-    assert_int_equal(table_mark_unseen(t, "a//b", 4), -EINVAL);
+    assert_int_equal(table_mark_unseen(t, "a/b/c.db", 8, false), 0);
+    assert_int_equal(table_mark_unseen(t, "a/b/c.db", 8, false), 0);
+    assert_int_equal(table_mark_unseen(t, "x.db", 4, false), 0);
+    assert_int_equal(table_mark_unseen(t, "", 0, false), -EINVAL);
+    assert_int_equal(table_mark_unseen(t, "a//b", 4, false), -EINVAL);
     reopen(true);
     assert_int_equal(unseen(), 2);
     table_clear_unseen_sent(t);
@@ -256,7 +256,7 @@ static void unseen_marks_are_bounded(void **state)
     for (int i = 0; rc == 0; i++) {
         assert_true(i <= (int)TABLE_UNSEEN_MAX);
         snprintf(name, sizeof name, "f%d", i);
-        rc = table_mark_unseen(t, name, strlen(name));
+        rc = table_mark_unseen(t, name, strlen(name), false);
     }
     assert_int_equal(rc, -ENOSPC);
 }

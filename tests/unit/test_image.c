@@ -75,12 +75,13 @@ static void chunks_are_bounded_and_the_end_is_told_from_them(void **state)
 static void a_flipped_bit_in_the_end_is_found(void **state)
 {
     (void)state;
-    const struct image_end end = {.commit = 5, .page_size = 1024, .lsn = 99, .txid = 17, .checksum = CHECKSUM_FLAG | 42};
+    const struct image_end end = {.commit = 5, .page_size = 1024, .lsn = 99, .txid = 17, .checksum = CHECKSUM_FLAG | 42, .born = 7};
     struct image_end back;
     uint8_t buf[IMAGE_END_SIZE];
     image_end_encode(&end, buf);
     assert_int_equal(be64_get(buf + 16), 99);
-    assert_int_equal(be32_get(buf + 40), crc32c(0, buf, 40));
+    assert_int_equal(be64_get(buf + 40), 7);
+    assert_int_equal(be32_get(buf + 48), crc32c(0, buf, 48));
     assert_int_equal(image_end_decode(buf, &back), 0);
     assert_memory_equal(&back, &end, sizeof end);
     for (size_t bit = 0; bit < IMAGE_END_SIZE * 8; bit++) {
