@@ -229,6 +229,19 @@ static bool gone(struct client *c)
     return false;
 }
 
+/* Who has only half-closed its connection reads the interim response and drops it, as everybody must (RFC 9110 §15.2.1); the system of who is gone answers
+ * with a reset, and the request gives up its place. */
+void client_probe(struct client *c)
+{
+    struct exchange *ex = c->ex;
+    bool waits = ex->state == EX_PARKED || ex->state == EX_CACHE_WAIT || ex->state == EX_CONNECT;
+    if (!waits || !c->t.peer_closed || ex->probed || !ex->req.minor || ex->status)
+        return;
+    ex->probed = true;
+    static char interim[] = "HTTP/1.1 100 Continue\r\n\r\n";
+    (void)transport_send(&c->t, &(struct iovec){interim, sizeof interim - 1}, 1, false); /* an error shows as the event that is waited for */
+}
+
 static void client_ready(struct transport *t)
 {
     struct client *c = (struct client *)t;
@@ -244,10 +257,12 @@ static void client_ready(struct transport *t)
     if (c->lingering) {
         linger(c);
     } else if (c->ex) {
-        if (t->can_read && gone(c))
+        if (t->can_read && gone(c)) {
             client_close(c, true);
-        else
+        } else {
+            client_probe(c);
             exchange_pump(c->ex);
+        }
     } else {
         client_run(c);
     }

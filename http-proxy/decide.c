@@ -136,7 +136,7 @@ static void gather(struct decide *d, const struct head *request, bool first, str
 static void apply(struct decide *d, const struct head *request, bool first, enum decide_event event, struct decision *out)
 {
     const struct position_state *s = position_state(d->tracker);
-    struct rules_facts f = {.hop = out->hop};
+    struct rules_facts f = {.hop = out->hop, .relayed = out->relayed};
     gather(d, request, first, &f, out);
     struct rules_node n = {
         .state = s,
@@ -144,9 +144,14 @@ static void apply(struct decide *d, const struct head *request, bool first, enum
         .slow = degrade_holds(d->degrade, d->app, 2),
         .behind = degrade_holds(d->degrade, d->app, 1),
         .writes = position_writes(d->tracker),
+        .scattered = degrade_holds(d->degrade, d->app, 4),
     };
+    while (n.scattered && n.neighbours < RULES_RELAYS_MAX && position_neighbour(d->tracker, n.neighbours))
+        n.neighbours++;
     uint64_t now = now_ms();
     rules_apply(d->app, &f, &n, event, now - out->began_ms, out);
+    const char *via = out->relays ? position_neighbour(d->tracker, out->relays - 1u) : NULL;
+    snprintf(out->via, sizeof out->via, "%s", via ? via : "");
     out->degraded = degrade_app_level(d->degrade, d->app);
     if (out->credit && event == DECIDE_EV_REACHED) {
         credit_give(d->credit, out->client);
@@ -157,7 +162,8 @@ static void apply(struct decide *d, const struct head *request, bool first, enum
 void decide_request(struct decide *d, const struct head *request, unsigned hop, struct decision *out)
 {
     uint64_t client = out->client;
-    *out = (struct decision){.kind = kind_of(d->app, request), .client = client, .hop = (uint8_t)MIN(hop, 255u), .began_ms = now_ms()};
+    bool relayed = out->relayed;
+    *out = (struct decision){.kind = kind_of(d->app, request), .client = client, .relayed = relayed, .hop = (uint8_t)MIN(hop, 255u), .began_ms = now_ms()};
     apply(d, request, true, DECIDE_EV_CHANGED, out);
 }
 
@@ -208,9 +214,10 @@ void decide_response(struct decide *d, const struct decision *decision, const st
     /* A client that has seen a later epoch than ours keeps its position: this node was primary and does not know yet that another one has taken over. */
     if (written.epoch && !forwarded)
         cookie_add(out, written, decision->brought_epoch <= written.epoch, d->app->tls.certificate != NULL);
-    if (forwarded)
-        add_text(out, SLICE("X-Routed-To"), "primary");
-    if (decision->reason && (forwarded || decision->verdict == DECIDE_REFUSE || decision->stale))
+    bool routed = response && head_find_name(response, "x-routed-to"); /* the other proxy has said more */
+    if (forwarded && !routed)
+        add_text(out, SLICE("X-Routed-To"), *decision->via ? decision->via : "primary");
+    if (decision->reason && ((forwarded && !routed) || decision->verdict == DECIDE_REFUSE || decision->stale))
         add_text(out, SLICE("X-Reason"), decision->reason);
     if (decision->kind == DECIDE_READ && decision->verdict == DECIDE_LOCAL &&
         (decision->stale || degrade_holds(d->degrade, d->app, 1)))

@@ -18,7 +18,7 @@ enum decide_kind { DECIDE_READ, DECIDE_WRITE, DECIDE_PASSTHROUGH };
 enum decide_verdict {
     DECIDE_LOCAL,   /* to this node's application. A write: position_write_begin/end around it, and capture before its response */
     DECIDE_WAIT,    /* park until `want` is reached or `wait_ms` passed, then decide_again */
-    DECIDE_FORWARD, /* to the primary's proxy */
+    DECIDE_FORWARD, /* to the primary's proxy; with `via` to that node's, which knows a way, or has what is asked for */
     DECIDE_HOLD,    /* nobody can take it now: park until the generation changes, at most until `hold_ms` after the request came, then
                      * decide_again */
     DECIDE_REFUSE,  /* answer `status` (503 …) with what decide_response adds (Retry-After) */
@@ -42,6 +42,9 @@ struct decision {
     uint8_t hop;             /* of decide_request */
     uint8_t step;            /* rules.c */
     bool held;               /* rules.c */
+    bool relayed;            /* another proxy sent it here because it does not reach the primary; set by the engine, as `client` */
+    uint8_t relays;          /* rules.c: neighbours that were tried since the primary was; `via` is the last of them */
+    char via[65];            /* "": the primary */
     bool credit;             /* one was taken for it (credit.h) */
     bool unknown;            /* this is the primary, and the position that is demanded does not exist */
 };

@@ -26,6 +26,7 @@ struct degrade {
         uint64_t us, ms;
     } writes[WRITES]; /* a ring */
     unsigned n_writes; /* ever, modulo 2^32 */
+    TAILQ_HEAD(, degrade_write) waiting; /* the oldest first */
 };
 
 /* ---- triggers ---- */
@@ -72,17 +73,37 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+/* One under way will have taken longer than it has by now: it counts as soon as that is more than what is usual. */
 static uint64_t median(const struct degrade *g, uint64_t now_ms)
 {
-    uint64_t v[WRITES];
+    uint64_t v[2 * WRITES], usual, now_us = now_ns() / 1000u;
     unsigned n = 0;
     for (unsigned i = 0; i < MIN(g->n_writes, WRITES); i++)
         if (now_ms - g->writes[i].ms <= WRITES_MS)
             v[n++] = g->writes[i].us;
-    if (n < WRITES_FEWEST)
-        return 0;
     qsort(v, n, sizeof *v, by_value);
-    return v[n / 2];
+    usual = n ? v[n / 2] : 0;
+    const struct degrade_write *w;
+    TAILQ_FOREACH (w, &g->waiting, link) {
+        if (n == ARRAY_SIZE(v) || now_us - w->since_us <= usual)
+            break;
+        v[n++] = now_us - w->since_us;
+    }
+    qsort(v, n, sizeof *v, by_value);
+    return n < WRITES_FEWEST ? 0 : v[n / 2];
+}
+
+void degrade_write_begin(struct degrade *g, struct degrade_write *w)
+{
+    w->since_us = now_ns() / 1000u;
+    TAILQ_INSERT_TAIL(&g->waiting, w, link);
+}
+
+void degrade_write_end(struct degrade *g, struct degrade_write *w)
+{
+    if (w->since_us)
+        TAILQ_REMOVE(&g->waiting, w, link);
+    w->since_us = 0;
 }
 
 void degrade_wrote(struct degrade *g, uint64_t us)
@@ -188,6 +209,7 @@ int degrade_open(const struct config *config, struct position_tracker *t, struct
     if (!g)
         return err_errno(e, ENOMEM, "degradation levels");
     g->tracker = t;
+    TAILQ_INIT(&g->waiting);
     int rc = degrade_reload(g, config, e);
     if (rc) {
         free(g);

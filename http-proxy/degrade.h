@@ -5,6 +5,7 @@
 
 #include "http-proxy/position.h"
 #include "lib/config.h"
+#include <sys/queue.h>
 
 #define DEGRADE_LEVELS 5
 
@@ -22,13 +23,21 @@ void degrade_tick(struct degrade *g, uint64_t now_ms);
 /* A write took so long, from the request's end to the response's head. */
 void degrade_wrote(struct degrade *g, uint64_t us);
 
+/* A write that waits for its response; embedded in the caller's object, zero before the first use. What hangs is seen before it ends, if it ever does. */
+struct degrade_write {
+    TAILQ_ENTRY(degrade_write) link;
+    uint64_t since_us; /* CLOCK_MONOTONIC; 0: none */
+};
+void degrade_write_begin(struct degrade *g, struct degrade_write *w);
+void degrade_write_end(struct degrade *g, struct degrade_write *w); /* harmless if it has not begun */
+
 /* The highest level whose trigger holds for any entry; 0: normal. */
 uint8_t degrade_level(const struct degrade *g);
 /* The same for one entry, known by its name. */
 uint8_t degrade_app_level(const struct degrade *g, const struct config_proxy *app);
 /* Whether level 1 to DEGRADE_LEVELS holds for it, whatever else does. */
 bool degrade_holds(const struct degrade *g, const struct config_proxy *app, unsigned level);
-/* Median of the last writes, µs; 0: too few to say. */
+/* Median of the last writes and of those under way, µs; 0: too few to say. */
 uint64_t degrade_write_p50(const struct degrade *g);
 
 /* ---- the state machine of one entry, for degrade.c and its test ---- */

@@ -238,6 +238,8 @@ void client_run(struct client *c);
 /* After the last response: says the end, reads a little more, closes. */
 void client_finish(struct client *c);
 void client_close(struct client *c, bool reset);
+/* Its request waits, and it has ended its sending side: for an answer, or because it is gone? */
+void client_probe(struct client *c);
 void client_tick(struct client *c, uint32_t now_s);
 
 /* ---- exchanges -------------------------------------------------------------------------------------------------------------- */
@@ -266,6 +268,7 @@ struct exchange {
     struct cache_entry *entry;
     bool holding, writing, pool_waiting;
     uint32_t write_era; /* of position_write_begin, while writing */
+    struct degrade_write slow;
     bool request_sent;  /* completely */
     bool any_sent;      /* a byte of it went to u */
     bool response_head; /* a final one was parsed */
@@ -277,6 +280,7 @@ struct exchange {
     bool forwarded;
     bool upstream_reused;
     bool retried;
+    bool probed; /* client_probe has asked */
     bool acked; /* the application's first bytes, at once */
     enum proxy_outcome outcome;
     int status;

@@ -36,10 +36,14 @@ static bool is(const struct head *h, const char *method)
     return slice_equal(h->method, (struct slice){method, strlen(method)});
 }
 
-static unsigned hop_of(const struct head *h)
+/* "N", or "N;relay" of a proxy that does not reach the primary. */
+static unsigned hop_of(const struct head *h, bool *relayed)
 {
     const struct head_field *f = head_find(h, HEAD_EDGEFS_HOP);
     struct slice v = f ? head_value(h, f) : SLICE("0");
+    *relayed = v.n == 7 && !memcmp(v.p + 1, ";relay", 6);
+    if (*relayed)
+        v.n = 1;
     return v.n == 1 && *v.p >= '0' && *v.p <= '9' ? (unsigned)(*v.p - '0') : HOPS_MAX;
 }
 
@@ -107,7 +111,7 @@ void exchange_begin(struct exchange *ex)
     ex->progress_s = e->now_s;
     ex->bytes_in = ex->req.len;
     ex->outcome = PROXY_OUTCOME_LOCAL;
-    ex->hop = head_find(&ex->req, HEAD_EDGEFS_HOP) ? hop_of(&ex->req) : 0;
+    ex->hop = head_find(&ex->req, HEAD_EDGEFS_HOP) ? hop_of(&ex->req, &ex->decision.relayed) : 0;
     ex->want_close = !ex->req.keep_alive || e->draining;
     ex->continued = !ex->req.minor || !head_find(&ex->req, HEAD_EXPECT);
     /* HTTP/2 over an upgrade would carry requests past every check: the field is dropped, the client goes on with HTTP/1.1. */
@@ -161,12 +165,22 @@ static void parked(struct position_wait *w, enum position_outcome outcome, struc
     }
 }
 
+/* 503 with Retry-After. */
+static void refuse(struct exchange *ex, const char *reason, const char *text)
+{
+    ex->decision.verdict = DECIDE_REFUSE;
+    ex->decision.status = 503;
+    ex->decision.reason = reason;
+    ex->outcome = PROXY_OUTCOME_REFUSED;
+    answer(ex, 503, text);
+}
+
 static void park(struct exchange *ex, bool hold)
 {
     struct engine *e = ex->c->e;
     uint64_t now = engine_now_ms();
     if (hold && e->parked >= ex->app->c->failover_queue) {
-        answer(ex, 503, "too many requests wait for a primary");
+        refuse(ex, "failover-queue", "too many requests wait for a primary");
         return;
     }
     ex->state = EX_PARKED;
@@ -180,6 +194,7 @@ static void park(struct exchange *ex, bool hold)
     } else {
         position_wait_reached(e->positions, &ex->wait, ex->decision.want, now + ex->decision.wait_ms);
     }
+    client_probe(ex->c);
 }
 
 static void unpark(struct exchange *ex)
@@ -193,12 +208,15 @@ static void unpark(struct exchange *ex)
     ex->holding = false;
 }
 
-static struct pool *primary_pool(struct exchange *ex)
+/* Where a decision to forward leads: to the primary's proxy, or a neighbour's. */
+static struct pool *peer_pool(struct exchange *ex)
 {
     struct app *a = ex->app;
     const struct position_state *s = position_state(ex->c->e->positions);
+    bool via = ex->decision.relays;
+    const char *node = via ? ex->decision.via : s->primary;
     char url[256];
-    if (!*s->primary || !strcmp(s->primary, a->of->config->node) || config_proxy_peer(a->of->config, a->c, s->primary, s->primary_url, url))
+    if (!*node || !strcmp(node, a->of->config->node) || config_proxy_peer(a->of->config, a->c, node, via ? NULL : s->primary_url, url))
         return NULL;
     return pool_for_peer(ex->c->e, a, url);
 }
@@ -226,6 +244,7 @@ void exchange_write_begin(struct exchange *ex, bool before_hold)
 
 void exchange_write_end(struct exchange *ex)
 {
+    degrade_write_end(ex->c->e->degrade, &ex->slow);
     if (ex->writing)
         position_write_end(ex->c->e->positions, ex->write_era);
     ex->writing = false;
@@ -289,7 +308,7 @@ void exchange_route(struct exchange *ex)
             dispatch(ex, ex->app->target);
             return;
         case DECIDE_FORWARD:
-            if ((p = primary_pool(ex))) {
+            if ((p = peer_pool(ex))) {
                 dispatch(ex, p);
                 return;
             }
@@ -441,6 +460,8 @@ static bool pump_up(struct exchange *ex)
     case FLOW_DONE:
         ex->request_sent = true;
         ex->sent_us = engine_now_us();
+        if (ex->writing)
+            degrade_write_begin(ex->c->e->degrade, &ex->slow);
         if (ex->up.end == ex->up.len) {
             buf_put(ex->up.buf);
             ex->up.buf = NULL;
@@ -605,7 +626,10 @@ static bool over(uint32_t since_s, uint64_t limit_ms, uint32_t now_s)
 void exchange_tick(struct exchange *ex, uint32_t now_s)
 {
     const struct config_proxy *c = ex->app->c;
-    if (ex->state == EX_ANSWER || (ex->state == EX_RELAY && flow_pending(&ex->down))) {
+    if (ex->state == EX_CONNECT && ex->pool_waiting && over(ex->progress_s, c->limits.queue_ms, now_s)) {
+        pool_cancel(ex->pool, ex);
+        refuse(ex, "queue-time", "all connections to the application are in use");
+    } else if (ex->state == EX_ANSWER || (ex->state == EX_RELAY && flow_pending(&ex->down))) {
         if (over(ex->progress_s, c->limits.body_ms, now_s))
             client_close(ex->c, true); /* it does not read */
     } else if (ex->state == EX_RELAY && !ex->request_sent && !flow_pending(&ex->up) && ex->continued) {

@@ -48,6 +48,7 @@ bool feed_decode_state(const uint8_t *tail, size_t n, struct feed_state *out)
 {
     memset(out, 0, sizeof *out);
     if (!take(&tail, &n, &out->head, sizeof out->head) || out->head.n_epochs > POSITION_FEED_EPOCHS ||
+        out->head.n_neighbours > POSITION_FEED_NODES ||
         !take(&tail, &n, out->epochs, out->head.n_epochs * sizeof out->epochs[0]) ||
         !take_text(&tail, &n, out->primary, sizeof out->primary, out->head.primary_len) ||
         !take_text(&tail, &n, out->primary_url, sizeof out->primary_url, out->head.primary_url_len))
@@ -57,9 +58,9 @@ bool feed_decode_state(const uint8_t *tail, size_t n, struct feed_state *out)
             return false;
     for (unsigned i = 0; i < out->head.n_neighbours; i++) {
         uint8_t h[2];
-        char name[256];
-        if (!take(&tail, &n, h, sizeof h) || !take_text(&tail, &n, name, sizeof name, h[1]))
+        if (!take(&tail, &n, h, sizeof h) || !take_text(&tail, &n, out->neighbours[i].name, sizeof out->neighbours[i].name, h[1]))
             return false;
+        out->neighbours[i].reached = h[0];
         out->unreachable += !h[0];
     }
     return true; /* what follows is of a later version */

@@ -17,6 +17,10 @@ struct feed_state {
     struct position_feed_epoch epochs[POSITION_FEED_EPOCHS];
     char primary[65], primary_url[256];
     unsigned unreachable; /* of head.n_neighbours */
+    struct {
+        bool reached;
+        char name[65];
+    } neighbours[POSITION_FEED_NODES];
 };
 
 struct feed_handler {

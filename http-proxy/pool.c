@@ -366,7 +366,9 @@ struct upstream *pool_get(struct pool *p, struct exchange *ex)
         return NULL;
     }
     ex->pool_waiting = true;
+    ex->progress_s = p->e->now_s;
     TAILQ_INSERT_TAIL(&p->waiting, ex, pool_link);
+    client_probe(ex->c);
     return NULL;
 }
 

@@ -420,6 +420,14 @@ const struct position_state *position_state(const struct position_tracker *t)
     return &t->state;
 }
 
+const char *position_neighbour(const struct position_tracker *t, unsigned i)
+{
+    for (unsigned k = 0; k < t->heard.head.n_neighbours; k++)
+        if (t->heard.neighbours[k].reached && strcmp(t->heard.neighbours[k].name, t->state.primary) != 0 && !i--)
+            return t->heard.neighbours[k].name;
+    return NULL;
+}
+
 int position_watch(struct position_tracker *t, const char *glob)
 {
     size_t room = POSITION_FEED_PACKET_MAX - sizeof(struct position_feed_msg);

@@ -42,6 +42,9 @@ void position_close(struct position_tracker *t);
 /* The state as last heard; the pointer stays valid and its contents change between events. */
 const struct position_state *position_state(const struct position_tracker *t);
 
+/* The i-th (from 0) of the other nodes that can be reached, the primary left out; NULL: there are no more. Until the next event. */
+const char *position_neighbour(const struct position_tracker *t, unsigned i);
+
 /* Whether reads here see everything up to want. A position of an epoch that ended counts as the end of that epoch, if it lies beyond it. */
 bool position_reached(const struct position_tracker *t, struct position want);
 

@@ -202,6 +202,7 @@ static void final_head(struct exchange *ex)
         return;
     }
     decide_wrote(ex->app->decide, ex->head_us - ex->sent_us);
+    degrade_write_end(ex->c->e->degrade, &ex->slow);
     ex->state = EX_CAPTURE;
     ex->parked_us = ex->head_us;
     ex->wait.done = captured;

@@ -20,6 +20,19 @@ static void forward(struct decision *d, const char *reason)
 {
     d->verdict = DECIDE_FORWARD;
     d->reason = reason;
+    d->relays = 0;
+}
+
+/* Level 4: the primary is out of reach, and others are not: one of them may know a way. Only for a client's own request, or nodes would send it
+ * around among themselves. */
+static bool relay(const struct rules_facts *f, const struct rules_node *n, struct decision *d)
+{
+    if (!n->scattered || f->hop || d->relays >= n->neighbours)
+        return false;
+    d->relays++;
+    d->verdict = DECIDE_FORWARD;
+    d->reason = "neighbours-gone";
+    return true;
 }
 
 static void wait_for(struct decision *d, struct position want, uint64_t ms)
@@ -68,7 +81,7 @@ static void apply_write(const struct config_proxy *app, const struct rules_facts
         d->step = STEP_TRIED;
         if (over)
             refuse(d, "no-primary");
-        else
+        else if (!relay(f, n, d))
             hold(app, d, "no-primary");
         return;
     }
@@ -78,10 +91,11 @@ static void apply_write(const struct config_proxy *app, const struct rules_facts
     }
     /* Who forwarded it here took this node for the primary, or knows before it does that it will be: a moment tells. Bounced at once it could
      * go back and forth between two nodes until one of them knows. */
-    bool sent_here = f->hop > 0 && !d->held;
+    bool sent_here = f->hop > 0 && !d->held && !f->relayed;
+    d->relays = 0;
     if (s->role == POSITION_ROLE_REPLICA && primary_known(n) && !sent_here && f->hop < RULES_HOPS_MAX)
         forward(d, "write");
-    else
+    else if (s->role != POSITION_ROLE_REPLICA || primary_known(n) || !relay(f, n, d))
         hold(app, d, s->holding ? "promotion" : "no-primary");
 }
 
@@ -89,9 +103,13 @@ static void apply_write(const struct config_proxy *app, const struct rules_facts
 
 /* The primary would know better, and could not be asked. A position that somebody was promised is waited for as long as a write is; everything
  * else is answered with what is here, and says so. */
-static void no_primary(const struct config_proxy *app, const struct rules_facts *f, uint64_t elapsed_ms, struct decision *d)
+static void no_primary(const struct config_proxy *app, const struct rules_facts *f, const struct rules_node *n, uint64_t elapsed_ms,
+                       struct decision *d)
 {
     d->step = STEP_TRIED;
+    if (relay(f, n, d))
+        return;
+    d->relays = 0;
     if (f->want.epoch && elapsed_ms < app->failover_wait_ms)
         wait_for(d, f->want, MIN(app->failover_wait_ms - elapsed_ms, RULES_RETRY_MS));
     else
@@ -104,7 +122,7 @@ static void to_primary(const struct config_proxy *app, const struct rules_facts 
     if (primary_known(n) && f->hop < RULES_HOPS_MAX)
         forward(d, "replica-lag");
     else
-        no_primary(app, f, elapsed_ms, d);
+        no_primary(app, f, n, elapsed_ms, d);
 }
 
 static void read_with_position(const struct config_proxy *app, const struct rules_facts *f, const struct rules_node *n,
@@ -125,7 +143,7 @@ static void read_with_position(const struct config_proxy *app, const struct rule
     } else if (!f->credit) {
         refuse(d, "too-many-positions");
     } else if (event == DECIDE_EV_NO_ROUTE) {
-        no_primary(app, f, elapsed_ms, d);
+        no_primary(app, f, n, elapsed_ms, d);
     } else if (d->step == STEP_NEW && s->lag_records <= app->lag.stale_records) {
         d->step = STEP_WAITED;
         wait_for(d, f->want, app->max_wait_ms);
@@ -147,7 +165,7 @@ static void read_any(const struct config_proxy *app, const struct rules_facts *f
     if (s->role == POSITION_ROLE_PRIMARY) {
         local(d, false, NULL);
     } else if (event == DECIDE_EV_NO_ROUTE) {
-        no_primary(app, f, elapsed_ms, d);
+        no_primary(app, f, n, elapsed_ms, d);
     } else if (event == DECIDE_EV_REACHED || !behind) {
         local(d, false, NULL);
     } else if (!s->connected || !s->primary_reachable) {

@@ -65,7 +65,7 @@ struct config_proxy {
     char *access_log_file; /* NULL: standard error */
     struct {
         uint64_t header_size, header_count, body_size, connections, target_connections, idle_target_connections;
-        uint64_t header_ms, idle_ms, body_ms, connect_ms, response_ms, idle_target_ms;
+        uint64_t header_ms, idle_ms, body_ms, connect_ms, response_ms, queue_ms, idle_target_ms;
     } limits;
     uint64_t drain_ms;
     struct config_cache_route *cache;

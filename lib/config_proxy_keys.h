@@ -51,6 +51,7 @@
     X(CONNECT_TIME, "limits.connect-time", DURATION, limits.connect_ms, 10, CONFIG_HOUR_MS, NULL, "5s")                                    \
     X(RESPONSE_TIME, "limits.response-time", DURATION, limits.response_ms, 1000, 24 * CONFIG_HOUR_MS, NULL, "10m")                         \
     X(TARGET_CONNECTIONS, "limits.target-connections", COUNT, limits.target_connections, 1, 100000, NULL, "1024")                          \
+    X(QUEUE_TIME, "limits.queue-time", DURATION, limits.queue_ms, 1000, CONFIG_HOUR_MS, NULL, "10s")                                       \
     X(IDLE_TARGETS, "limits.idle-target-connections", COUNT, limits.idle_target_connections, 0, 100000, NULL, "64")                        \
     X(IDLE_TARGET_TIME, "limits.idle-target-time", DURATION, limits.idle_target_ms, 1000, CONFIG_HOUR_MS, NULL, "30s")                     \
     X(DRAIN_TIME, "drain-time", DURATION, drain_ms, 0, CONFIG_HOUR_MS, NULL, "10s")                                                        \

@@ -459,10 +459,12 @@ static uint64_t step(struct lease_etcd *l)
     pthread_mutex_unlock(&l->lock);
     if (!rc && (due || l->named_ns || now >= l->looked_ns + LOOK_NS)) {
         rc = look(l, &e);
-        if (rc)
+        if (rc) {
             note_reachable(l, false, e.text);
-        else
+        } else {
+            note_reachable(l, true, NULL);
             act(l);
+        }
     }
     now = now_ns();
     uint64_t next = MIN(now + (l->key.present ? LOOK_NS : 100 * MS), MAX(l->renew_at, now + 50 * MS));

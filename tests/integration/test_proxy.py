@@ -303,6 +303,63 @@ class Tls(EdgeTest):
             self.assertEqual(r.status, 503, r.read())
 
 
+def gauge(port, name):
+    c = client(port)
+    page = get(c, "/edgefs/metrics")[1]
+    c.close()
+    return int(next(line.split()[-1] for line in page.splitlines() if line.startswith(name + " ")))
+
+
+class Queues(EdgeTest):
+    @within(60)
+    def test_who_waits_for_a_connection_to_the_application_is_refused_in_time(self):
+        with origin("one") as one:
+            port = free_port()
+            with node(entry(port, one.at, ", limits: {target-connections: 1, queue-time: 1s}")):
+                first, second = client(port), client(port)
+                first.request("GET", "/slow")
+                self.assertTrue(one.slow.wait(10))
+                second.request("GET", "/")
+                r = second.getresponse()
+                self.assertEqual((r.status, r.headers["X-Reason"], r.headers["Retry-After"]), (503, "queue-time", "1"), r.read())
+                r.read()
+                self.assertIsNotNone(second.sock, "the connection can be used again")
+                one.go_on.set()
+                self.assertEqual(first.getresponse().status, 200)
+                self.assertEqual(get(second)[0], 200)
+
+    @within(60)
+    def test_who_closes_while_its_request_waits_gives_up_its_place_and_who_only_half_closes_is_answered(self):
+        with origin("one") as one:
+            port = free_port()
+            with node(entry(port, one.at, ", max-wait: 40s, limits: {target-connections: 1, queue-time: 40s}")):
+                def ask(path="/", fields=""):
+                    s = connect(port)
+                    s.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{fields}\r\n".encode())
+                    return s
+                others = gauge(port, "edgefs_proxy_clients")
+                # For a position of an epoch that is not there yet.
+                s = ask(fields="X-Read-After-Position: 2-1\r\n")
+                wait_until(lambda: gauge(port, "edgefs_proxy_parked") == 1, 10, "it waits")
+                s.close()
+                wait_until(lambda: gauge(port, "edgefs_proxy_parked") == 0, 10, "it is dropped")
+                # For a connection to the application.
+                first = ask("/slow")
+                self.assertTrue(one.slow.wait(10))
+                s, half = ask(), ask()
+                wait_until(lambda: gauge(port, "edgefs_proxy_clients") == others + 3, 10, "they wait")
+                s.close()
+                half.shutdown(socket.SHUT_WR)
+                wait_until(lambda: gauge(port, "edgefs_proxy_clients") == others + 2, 10, "one is dropped")
+                one.go_on.set()
+                for c in (first, half):
+                    data = b""
+                    while piece := c.recv(4096):
+                        data += piece
+                    self.assertIn(b"HTTP/1.1 200", data)
+                    c.close()
+
+
 class Holds(EdgeTest):
     @within(40)
     def test_body_larger_than_memory_is_allowed_for_is_streamed(self):

@@ -61,9 +61,10 @@ class Client:
 
 
 @contextlib.contextmanager
-def proxied(n=3, entry="", **more):
+def proxied(n=3, entry="", lease=None, change=None, **more):
     """A cluster with the application and a proxy on each node. more: further entries, name → lines; cluster.ports[name] are their ports.
-    An entry's lines stand in a block mapping."""
+    An entry's lines stand in a block mapping. lease(name): of that node. change(cluster, node): called before a
+    configuration is written."""
     with Cluster(n, start=False) as cluster:
         entries = {"web": entry, **more}
         cluster.ports = {name: [free_port() for _ in cluster.nodes] for name in entries}
@@ -75,6 +76,10 @@ def proxied(n=3, entry="", **more):
                 lines += [f"  - name: {name}", f"    listen: 127.0.0.1:{cluster.ports[name][i]}", f"    target: 127.0.0.1:{targets[i]}",
                           f"    peers: {{{peers}}}"] + [f"    {line}" for line in text.splitlines()]
             node.extra = "\n".join(lines) + "\n"
+            if lease:
+                node.lease = lease(node.name)
+            if change:
+                change(cluster, node)
             node.write_config()
         cluster.start()
         a = cluster.nodes[0]

@@ -52,6 +52,8 @@ static const struct position_state states[NODES] = {
 #define NO_CREDIT 8
 #define SLOW 16
 #define BEHIND 32 /* level 1 */
+#define SCATTERED 64 /* level 4, two neighbours are left */
+#define RELAYED 128
 
 static const struct position w7 = {1, 7};
 #define W {1, 7}
@@ -136,6 +138,27 @@ static const struct row {
     {"a read that was forwarded three times is answered", READ, R5000, {0}, 0, 0, 3, {{NEW, 0, LOCAL, 0, "no-primary", 1}}},
     {"behind by time alone is said", READ, R, {0}, 0, BEHIND, 0, {{NEW, 0, LOCAL, 0, NULL, 1}}},
 
+    {"level 4: a write that does not reach the primary goes by way of a neighbour, of the next one, waits, and begins anew", WRITE, R, {0}, 0, SCATTERED, 0,
+     {{NEW, 0, FORWARD, 0, "write", 0},
+      {DECIDE_EV_NO_ROUTE, 1, FORWARD, 0, "neighbours-gone", 0},
+      {DECIDE_EV_NO_ROUTE, 2, FORWARD, 0, "neighbours-gone", 0},
+      {DECIDE_EV_NO_ROUTE, 3, HOLD, 10000, "no-primary", 0},
+      {NEW, 250, FORWARD, 0, "write", 0}}},
+    {"… by way of a neighbour where no primary is known", WRITE, RN, {0}, 0, SCATTERED, 0, {{NEW, 0, FORWARD, 0, "neighbours-gone", 0}}},
+    {"… not if it comes from another proxy", WRITE, R, {0}, 0, SCATTERED | RELAYED, 1,
+     {{NEW, 0, FORWARD, 0, "write", 0}, {DECIDE_EV_NO_ROUTE, 1, HOLD, 10000, "no-primary", 0}}},
+    {"… as does a read of a position that is not here, and then it waits for it", READ, R5000, W, 0, SCATTERED, 0,
+     {{NEW, 0, FORWARD, 0, "replica-lag", 0},
+      {DECIDE_EV_NO_ROUTE, 1, FORWARD, 0, "neighbours-gone", 0},
+      {DECIDE_EV_NO_ROUTE, 2, FORWARD, 0, "neighbours-gone", 0},
+      {DECIDE_EV_NO_ROUTE, 3, WAIT, 200, NULL, 0}}},
+    {"… and one that is far behind; what is here is the last resort", READ, R5000, {0}, 0, SCATTERED, 0,
+     {{NEW, 0, FORWARD, 0, "replica-lag", 0},
+      {DECIDE_EV_NO_ROUTE, 1, FORWARD, 0, "neighbours-gone", 0},
+      {DECIDE_EV_NO_ROUTE, 2, FORWARD, 0, "neighbours-gone", 0},
+      {DECIDE_EV_NO_ROUTE, 3, LOCAL, 0, "no-primary", 1}}},
+    {"reads that need nobody stay", READ, R, {0}, 0, SCATTERED, 0, {{NEW, 0, LOCAL, 0, NULL, 0}}},
+
     {"fly-replay on a replica goes to the primary", WRITE, R, {0}, 0, 0, 0, {{DECIDE_EV_REPLAY, 5, FORWARD, 0, "write", 0}}},
     {"fly-replay on the primary is not followed", WRITE, P, {0}, 0, 0, 0, {{DECIDE_EV_REPLAY, 5, LOCAL, 0, "replay", 0}}},
     {"fly-replay while it hands over waits", WRITE, PH, {0}, 0, 0, 0, {{DECIDE_EV_REPLAY, 5, HOLD, 10000, "promotion", 0}}},
@@ -149,12 +172,15 @@ static void check(const struct row *r)
                             .stale_ok = r->flags & STALE_OK,
                             .max_stale_ms = r->flags & MAX_STALE_1S ? 1000 : r->flags & MAX_STALE_2S ? 2000 : 0,
                             .hop = r->hop,
+                            .relayed = r->flags & RELAYED,
                             .credit = !(r->flags & NO_CREDIT)};
     struct rules_node n = {.state = &states[r->node],
                            .self_primary_name = !strcmp(states[r->node].primary, "me"),
                            .slow = r->flags & SLOW,
                            .behind = r->flags & BEHIND,
-                           .writes = 3};
+                           .writes = 3,
+                           .scattered = r->flags & SCATTERED,
+                           .neighbours = r->flags & SCATTERED ? 2 : 0};
     struct decision d = {.kind = r->kind};
     for (size_t i = 0; i < ARRAY_SIZE(r->steps) && (!i || r->steps[i].elapsed); i++) {
         rules_apply(&app, &f, &n, r->steps[i].event, r->steps[i].elapsed, &d);
@@ -193,7 +219,8 @@ static void every_request_ends(void **state)
         for (int steps = 0;; steps++) {
             assert_true(steps < 200);
             const struct position_state *s = &states[RANDOM(NODES)];
-            struct rules_node n = {.state = s, .self_primary_name = !strcmp(s->primary, "me"), .slow = RANDOM(2), .writes = RANDOM(5)};
+            struct rules_node n = {.state = s, .self_primary_name = !strcmp(s->primary, "me"), .slow = RANDOM(2), .writes = RANDOM(5),
+                                   .scattered = RANDOM(2), .neighbours = RANDOM(4)};
             f.reached = f.want.epoch && RANDOM(20) == 0;
             rules_apply(&app, &f, &n, event, now, &d);
             if (d.verdict == LOCAL || d.verdict == REFUSE)

@@ -2,7 +2,8 @@
 """A small application that knows nothing of EdgeFS: keys and values in an SQLite file, over HTTP/1.1. kvapp.py DATABASE PORT NAME
 
 GET /v/KEY reads, POST /v/KEY writes the body, POST /fail/KEY writes and answers 500, POST /move/KEY writes and redirects, POST /own/KEY writes
-and sets a cookie of its own, POST /replay/KEY asks for a replay at the primary unless it can write. X-App names the process that answered."""
+and sets a cookie of its own, POST /replay/KEY asks for a replay at the primary unless it can write. POST /hang/KEY does nothing until somebody asked for
+GET /v/go-on. X-App names the process that answered."""
 import http.server
 import socketserver
 import sqlite3
@@ -11,6 +12,7 @@ import threading
 
 database, port, name = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 local = threading.local()
+go_on = threading.Event()
 
 
 def connection():
@@ -36,6 +38,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         key = self.path.split("?")[0].rsplit("/", 1)[1]
+        if key == "go-on":
+            go_on.set()
         try:
             row = connection().execute("SELECT value FROM kv WHERE key = ?", (key,)).fetchone()
         except sqlite3.Error as e:
@@ -46,6 +50,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         _, how, key = self.path.split("/")
         value = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        if how == "hang":
+            go_on.wait(60)
         try:
             connection().execute("INSERT INTO kv VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value))
         except sqlite3.Error as e:
