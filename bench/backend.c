@@ -3,11 +3,15 @@
  *   backend [PORT]
  *
  * Prints the port it listens on (of 127.0.0.1), then serves until it is killed. "GET /big" is answered with 1 MiB, all else with 100 bytes. Requests
- * must have no body. */
+ * must have no body. The large answer goes out of a file in memory (sendfile), as a server of files does it: what its core has to do besides the load generator
+ * would else be the limit, whichever proxy stands in between. */
 #include "bench/bench.h"
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 
 #define SMALL 100
@@ -17,6 +21,7 @@
 struct answer {
     char *bytes;
     size_t n;
+    int file; /* with the same bytes; -1: none */
 };
 
 struct conn {
@@ -31,7 +36,7 @@ static struct answer small, big;
 
 static struct answer make_answer(size_t body)
 {
-    struct answer a = {malloc(body + 200), 0};
+    struct answer a = {malloc(body + 200), 0, -1};
     if (!a.bytes)
         die("no memory");
     int n = snprintf(a.bytes, 200, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %zu\r\n\r\n", body);
@@ -50,7 +55,9 @@ static void drop(struct conn *c)
 static int send_out(struct conn *c)
 {
     while (c->sent < c->out->n) {
-        ssize_t n = send(c->fd, c->out->bytes + c->sent, c->out->n - c->sent, MSG_NOSIGNAL);
+        off_t at = (off_t)c->sent;
+        ssize_t n = c->out->file < 0 ? send(c->fd, c->out->bytes + c->sent, c->out->n - c->sent, MSG_NOSIGNAL)
+                                     : sendfile(c->fd, c->out->file, &at, c->out->n - c->sent);
         if (n < 0)
             return errno == EAGAIN ? 0 : -1;
         c->sent += (size_t)n;
@@ -124,6 +131,10 @@ int main(int argc, char **argv)
 {
     small = make_answer(SMALL);
     big = make_answer(BIG);
+    big.file = memfd_create("big", MFD_CLOEXEC);
+    if (big.file < 0 || write(big.file, big.bytes, big.n) != (ssize_t)big.n)
+        die("a file in memory: %m");
+    signal(SIGPIPE, SIG_IGN);
     int fd = listen_on(argc > 1 ? (uint16_t)atoi(argv[1]) : 0), epfd = epoll_create1(EPOLL_CLOEXEC);
     struct epoll_event ev = {.events = EPOLLIN, .data.ptr = NULL}, events[256];
     if (epfd < 0 || epoll_ctl(epfd, EPOLL_CTL_ADD, fd, &ev) != 0)

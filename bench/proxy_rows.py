@@ -202,22 +202,27 @@ def requests(proxies):
     generator, other work on the machine). What the proxy itself costs is the second line: requests by the seconds of processor time that it used."""
     line = Line("proxy-requests", "requests/s, 32 kept connections, 100 bytes", "≥ 1.00 × HAProxy")
     by_cpu = Line("proxy-requests", "the same, by processor time of the proxy")
+    return beside(proxies, line, by_cpu, "requests", "/s")
+
+
+def beside(proxies, line, by_cpu, what, unit, scale=1.0, **load):
+    """Fills both lines with `what` of the load's result, by time and by the proxies' processor time."""
     busy, each = {}, {}
 
     def side(name):
         def turn():
             pid = proxies.all[name].pid()
             before = cpu_seconds(pid)
-            r = wrk(proxies.port(name))
+            r = wrk(proxies.port(name), **load)
             used = max(cpu_seconds(pid) - before, 0.01)
             busy.setdefault(name, []).append(used / r["seconds"])
-            each.setdefault(name, []).append(r["requests"] / used)
-            return r["requests"] / r["seconds"]
+            each.setdefault(name, []).append(r[what] / used)
+            return r[what] / r["seconds"]
         return turn
 
-    fill(line, turns({n: side(n) for n in proxies.all}), "/s", at_least=1.0)
+    fill(line, turns({n: side(n) for n in proxies.all}), unit, at_least=1.0, scale=scale)
     line.notes.append("the proxy's core was busy: " + ", ".join(f"{n} {statistics.median(b):.2f}" for n, b in busy.items()))
-    fill(by_cpu, each, "/s").ok = None
+    fill(by_cpu, each, unit, scale=scale).ok = None
     return [line, by_cpu]
 
 
@@ -248,12 +253,8 @@ def rate(r):
 def large(proxies):
     """Bytes/s of responses of 1 MiB over 4 kept connections."""
     line = Line("proxy-large", "1 MiB responses, 4 connections", "≥ 1.00 × HAProxy")
-    values = turns({n: (lambda n=n: throughput(wrk(proxies.port(n), "/big", 4))) for n in proxies.all})
-    return [fill(line, values, "MB/s", at_least=1.0, scale=1e6)]
-
-
-def throughput(r):
-    return r["bytes"] / r["seconds"]
+    by_cpu = Line("proxy-large", "the same, by processor time of the proxy")
+    return beside(proxies, line, by_cpu, "bytes", "MB/s", scale=1e6, path="/big", connections=4)
 
 
 def memory(pid):

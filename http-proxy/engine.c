@@ -209,6 +209,7 @@ static void tick(evutil_socket_t fd, short what, void *arg)
     TAILQ_FOREACH_SAFE (p, &e->pools, link, next_p)
         pool_tick(p, e->now_s);
     buf_tick();
+    pipe_tick();
     if (e->draining && !left)
         event_base_loopbreak(e->base);
 }

@@ -19,6 +19,7 @@
 #include "http-proxy/degrade.h"
 #include "http-proxy/link.h"
 #include "http-proxy/metrics.h"
+#include "http-proxy/pipe.h"
 #include "http-proxy/transport.h"
 #include "lib/config.h"
 #include "lib/util.h"
@@ -54,7 +55,9 @@ struct flow {
     size_t mid_n;
     struct buf *buf; /* data[pos..end) is to be sent, data[end..len) was read and not looked at */
     uint32_t pos, end, len;
+    struct pipe *pipe; /* … then what is in it: a long body, that nobody looks at; NULL: none. buf is empty meanwhile */
     bool eof;     /* the source ended */
+    bool copy;    /* the sockets cannot do without */
     bool big;     /* the last read filled its buffer */
     uint64_t bytes; /* sent */
 };
@@ -77,7 +80,7 @@ enum flow_result flow_flush(struct flow *f, struct transport *to, bool more);
 void flow_clear(struct flow *f);
 static inline bool flow_pending(const struct flow *f)
 {
-    return f->head || f->mid_n || f->pos < f->end;
+    return f->head || f->mid_n || f->pos < f->end || (f->pipe && f->pipe->n);
 }
 
 /* ---- upstream connections --------------------------------------------------------------------------------------------------- */

@@ -2,14 +2,18 @@
 
 #include <errno.h>
 
+#define SPLICE_MIN (64u << 10) /* bytes that are left of a body: below that the calls cost more than the copying */
+
 void flow_clear(struct flow *f)
 {
     buf_put(f->head);
     buf_put(f->buf);
+    pipe_put(f->pipe);
+    f->pipe = NULL;
     f->head = f->buf = NULL;
     f->mid_n = 0;
     f->head_pos = f->head_len = f->pos = f->end = f->len = 0;
-    f->eof = f->big = false;
+    f->eof = f->big = f->copy = false;
 }
 
 static void sent(struct flow *f, size_t n)
@@ -35,6 +39,14 @@ enum flow_result flow_flush(struct flow *f, struct transport *to, bool more)
     while (flow_pending(f)) {
         if (!to->can_write && !to->broken)
             return FLOW_WAIT;
+        if (f->pipe && f->pipe->n) {
+            ssize_t out = transport_splice_out(to, f->pipe->out, f->pipe->n);
+            if (out <= 0)
+                return out == -EAGAIN ? FLOW_WAIT : FLOW_SINK_BROKEN;
+            f->pipe->n -= (size_t)out;
+            f->bytes += (uint64_t)out;
+            continue;
+        }
         struct iovec iov[3];
         int n = 0;
         if (f->head)
@@ -86,6 +98,56 @@ static bool make_room(struct flow *f)
     return f->buf;
 }
 
+/* Whether the next bytes need not pass through this process: it is a long way to the end of the body, and nobody looks at them. */
+static bool can_splice(struct flow *f, const struct transport *from, const struct transport *to, bool keep)
+{
+    if (keep || f->copy || from->ssl || to->ssl || f->body.kind != HEAD_BODY_LENGTH || f->body.left < SPLICE_MIN)
+        return false;
+    if (!f->pipe && !(f->pipe = pipe_get()))
+        return false;
+    buf_put(f->buf);
+    f->buf = NULL;
+    f->pos = f->end = f->len = 0;
+    return true;
+}
+
+/* As transport_recv. */
+static ssize_t splice_in(struct flow *f, struct transport *from)
+{
+    ssize_t n = transport_splice_in(from, f->pipe->in, (size_t)MIN(f->body.left, (uint64_t)PIPE_BYTES));
+    if (n > 0) {
+        f->pipe->n = (size_t)n;
+        f->body.left -= (uint64_t)n;
+        f->body.done = !f->body.left;
+    }
+    return n;
+}
+
+/* As transport_recv, into f->buf. */
+static ssize_t copy_in(struct flow *f, struct transport *from)
+{
+    pipe_put(f->pipe);
+    f->pipe = NULL;
+    if (!make_room(f))
+        return -ENOMEM;
+    ssize_t n = transport_recv(from, f->buf->data, f->buf->size);
+    if (n > 0) {
+        f->len = (uint32_t)n;
+        f->big = (size_t)n == f->buf->size;
+    }
+    return n;
+}
+
+/* Whoever waits for a long time holds nothing. */
+static void hold_nothing(struct flow *f)
+{
+    buf_put(f->buf);
+    pipe_put(f->pipe);
+    f->buf = NULL;
+    f->pipe = NULL;
+    f->pos = f->end = f->len = 0;
+}
+
 enum flow_result flow_pump(struct flow *f, struct transport *from, struct transport *to, void (*keep)(void *arg, const char *p, size_t n),
                            void *arg)
 {
@@ -100,20 +162,16 @@ enum flow_result flow_pump(struct flow *f, struct transport *from, struct transp
         if (f->eof)
             return FLOW_TRUNCATED;
         if (!from->can_read) {
-            buf_put(f->buf); /* whoever waits for a long time holds nothing */
-            f->buf = NULL;
-            f->pos = f->end = f->len = 0;
+            hold_nothing(f);
             return from->broken ? FLOW_SOURCE_BROKEN : FLOW_WAIT;
         }
         if (turn >= TURN_BYTES)
             return FLOW_AGAIN;
-        if (!make_room(f))
-            return FLOW_SOURCE_BROKEN;
-        ssize_t n = transport_recv(from, f->buf->data, f->buf->size);
+        ssize_t n = can_splice(f, from, to, keep) ? splice_in(f, from) : copy_in(f, from);
         if (n > 0) {
-            f->len = (uint32_t)n;
-            f->big = (size_t)n == f->buf->size;
             turn += (size_t)n;
+        } else if (n == -EINVAL) {
+            f->copy = true;
         } else if (n == 0) {
             f->eof = true;
             f->body.done = f->body.kind == HEAD_BODY_TO_EOF;

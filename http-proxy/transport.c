@@ -2,6 +2,7 @@
 
 #include "lib/util.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <netinet/in.h>
 #include <openssl/err.h>
@@ -156,6 +157,38 @@ ssize_t transport_send(struct transport *t, const struct iovec *iov, int n, bool
         return tls_send(t, iov, n);
     struct msghdr m = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = (size_t)n};
     ssize_t sent = sendmsg(t->fd, &m, MSG_NOSIGNAL | (more ? MSG_MORE : 0));
+    if (sent >= 0)
+        return sent;
+    if (errno == EAGAIN || errno == EINTR) {
+        t->can_write = errno == EINTR;
+        return -EAGAIN;
+    }
+    t->broken = true;
+    return -errno;
+}
+
+ssize_t transport_splice_in(struct transport *t, int pipe, size_t n)
+{
+    ssize_t got = splice(t->fd, NULL, pipe, NULL, n, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+    if (got > 0) /* fewer than asked for may be for lack of room in the pipe: no sign that the socket is empty */
+        return got;
+    if (got == 0) {
+        t->peer_closed = true;
+        return 0;
+    }
+    if (errno == EAGAIN || errno == EINTR) {
+        t->can_read = errno == EINTR;
+        return -EAGAIN;
+    }
+    if (errno == EINVAL)
+        return -EINVAL;
+    t->broken = true;
+    return -errno;
+}
+
+ssize_t transport_splice_out(struct transport *t, int pipe, size_t n)
+{
+    ssize_t sent = splice(pipe, NULL, t->fd, NULL, n, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
     if (sent >= 0)
         return sent;
     if (errno == EAGAIN || errno == EINTR) {

@@ -39,6 +39,9 @@ int transport_connect(struct transport *t);
 ssize_t transport_recv(struct transport *t, void *p, size_t n);
 /* Bytes written (possibly fewer than given), -EAGAIN, or -errno (broken). more: further bytes follow at once. */
 ssize_t transport_send(struct transport *t, const struct iovec *iov, int n, bool more);
+/* The same into and out of a pipe (pipe.h), without copying; n: at most so many. Not with TLS. -EINVAL: this socket cannot. */
+ssize_t transport_splice_in(struct transport *t, int pipe, size_t n);
+ssize_t transport_splice_out(struct transport *t, int pipe, size_t n);
 /* Tells the other side that no more comes. */
 void transport_shutdown(struct transport *t);
 

@@ -133,42 +133,96 @@ static void the_end_of_the_source_means_what_the_framing_says(void **state)
 }
 
 /* A sink that does not read stops the source: what is on its way stays bounded. */
-static void a_sink_that_does_not_read_stops_the_source(void **state)
+/* Writes a part of a stream whose byte i is i modulo 251. */
+static void write_part(size_t *written, size_t total)
 {
-    (void)state;
+    char block[64 << 10];
+    size_t len = MIN(sizeof block, total - *written);
+    for (size_t i = 0; i < len; i++)
+        block[i] = (char)((*written + i) % 251);
+    ssize_t n = len ? write(from.other, block, len) : 0;
+    *written += n > 0 ? (size_t)n : 0;
+}
+
+static uint64_t kept;
+
+static void keep_count(void *arg, const char *p, size_t n)
+{
+    (void)arg;
+    (void)p;
+    kept += n;
+}
+
+static void back_pressure(void (*keep)(void *arg, const char *p, size_t n))
+{
     enum { TOTAL = 8 << 20 };
-    static char block[64 << 10], in[64 << 10];
+    static char in[64 << 10];
     struct flow f = begin(HEAD_BODY_LENGTH, TOTAL);
     size_t written = 0, seen = 0, stalled = 0;
     while (stalled < 3) {
-        ssize_t n = write(from.other, block, sizeof block);
-        written += n > 0 ? (size_t)n : 0;
+        size_t before = written;
+        write_part(&written, TOTAL);
         events();
-        enum flow_result r = flow_pump(&f, &from.t, &to.t, NULL, NULL);
+        enum flow_result r = flow_pump(&f, &from.t, &to.t, keep, NULL);
         assert_true(r == FLOW_WAIT || r == FLOW_AGAIN);
-        stalled = n < 0 && r == FLOW_WAIT ? stalled + 1 : 0;
+        stalled = written == before && r == FLOW_WAIT ? stalled + 1 : 0;
     }
     assert_true(written < 2 << 20);
     assert_true(flow_pending(&f));
-    assert_true(f.buf->size <= BUF_LARGE);
+    if (keep)
+        assert_true(!f.pipe && f.buf->size <= BUF_LARGE);
+    else
+        assert_true(!f.buf && f.pipe->n <= PIPE_BYTES);
     while (seen < TOTAL) {
         ssize_t n = read(to.other, in, sizeof in);
         for (ssize_t i = 0; i < n; i++)
-            if (in[i])
-                fail_msg("byte %zd", i);
+            if (in[i] != (char)((seen + (size_t)i) % 251))
+                fail_msg("byte %zu", seen + (size_t)i);
         seen += n > 0 ? (size_t)n : 0;
-        if (written < TOTAL) {
-            n = write(from.other, block, MIN(sizeof block, (size_t)TOTAL - written));
-            written += n > 0 ? (size_t)n : 0;
-        }
+        write_part(&written, TOTAL);
         events();
-        enum flow_result r = flow_pump(&f, &from.t, &to.t, NULL, NULL);
+        enum flow_result r = flow_pump(&f, &from.t, &to.t, keep, NULL);
         assert_true(r == FLOW_WAIT || r == FLOW_AGAIN || r == FLOW_DONE);
     }
     assert_int_equal(seen, TOTAL);
-    assert_int_equal(flow_pump(&f, &from.t, &to.t, NULL, NULL), FLOW_DONE);
+    assert_int_equal(flow_pump(&f, &from.t, &to.t, keep, NULL), FLOW_DONE);
+    assert_int_equal(f.bytes, TOTAL);
     flow_clear(&f);
     assert_int_equal(buf_in_use(), 0);
+}
+
+static void a_sink_that_does_not_read_stops_the_source(void **state)
+{
+    (void)state;
+    kept = 0;
+    back_pressure(keep_count);
+    assert_int_equal(kept, 8 << 20);
+}
+
+static void a_long_body_that_nobody_looks_at_goes_through_a_pipe(void **state)
+{
+    (void)state;
+    back_pressure(NULL);
+}
+
+static void what_is_left_in_a_pipe_goes_to_nobody_else(void **state)
+{
+    (void)state;
+    struct flow f = begin(HEAD_BODY_LENGTH, 8 << 20);
+    size_t written = 0;
+    for (size_t before = 1; before != written || !flow_pending(&f);) {
+        before = written;
+        write_part(&written, 8 << 20);
+        events();
+        flow_pump(&f, &from.t, &to.t, NULL, NULL);
+    }
+    assert_true(f.pipe->n > 0);
+    flow_clear(&f);
+    struct pipe *p = pipe_get();
+    char c;
+    assert_int_equal(read(p->out, &c, 1), -1);
+    assert_int_equal(errno, EAGAIN);
+    pipe_put(p);
 }
 
 static void a_head_goes_with_the_body_that_is_there(void **state)
@@ -208,6 +262,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(chunks_are_passed_on_as_they_are_or_decoded, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_end_of_the_source_means_what_the_framing_says, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_sink_that_does_not_read_stops_the_source, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_long_body_that_nobody_looks_at_goes_through_a_pipe, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(what_is_left_in_a_pipe_goes_to_nobody_else, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_head_goes_with_the_body_that_is_there, set_up, tear_down),
         cmocka_unit_test_setup_teardown(an_end_that_came_with_the_last_bytes_is_seen, set_up, tear_down),
     };
