@@ -35,6 +35,7 @@ struct program {
     struct api *api;
     struct keeper *keeper;
     uint64_t stop_ns;
+    struct event *sent; /* looks whether the last changes got out; NULL: no need to */
     bool release; /* stopped for good (the launcher says so with SIGINT): another node may be primary at once */
 };
 
@@ -67,9 +68,8 @@ static void stop_loop(evutil_socket_t fd, short what, void *arg)
         lease_etcd_retire(p->node.lease);
     if (primary && capture_now(p->node.capture, NULL, p->stop_ns, &e))
         log_warn("main", "%s: the next start will find them", e.text);
-    struct event *ev = event_new(p->base, -1, EV_PERSIST, stop_when_sent, p);
-    if (ev && primary)
-        event_add(ev, &(struct timeval){.tv_usec = 2000});
+    if (primary && (p->sent = event_new(p->base, -1, EV_PERSIST, stop_when_sent, p)))
+        event_add(p->sent, &(struct timeval){.tv_usec = 2000});
     else
         event_base_loopbreak(p->base);
 }
@@ -207,6 +207,8 @@ static int serve(struct program *p, struct err *e)
     event_free(intr);
     if (gone)
         event_free(gone);
+    if (p->sent)
+        event_free(p->sent);
     return 0;
 }
 
