@@ -5,6 +5,7 @@
  * An entry without a body (uncacheable) says for a while that waiting for one another is of no use here. */
 #include "http-proxy/cache.h"
 
+#include "http-proxy/condition.h"
 #include "http-proxy/freshness.h"
 #include "http-proxy/metrics.h"
 #include "http-proxy/route.h"
@@ -317,12 +318,17 @@ enum cache_result cache_lookup(struct cache *c, const struct head *request, uint
     struct cache_entry *e = find_entry(s, request);
     if (e && e->uncacheable)
         return CACHE_BYPASS;
-    bool fresh = e && asks == FRESHNESS_ANY && now_ms < e->fresh_until_ms;
+    bool stored = asks == FRESHNESS_STORED;
+    bool fresh = e && asks != FRESHNESS_REFRESH && now_ms < e->fresh_until_ms;
     if (fresh)
         return hit(e, false, entry);
+    if (stored && !(e && s->flight)) {
+        slot_drop_if_empty(s);
+        return CACHE_BYPASS;
+    }
     if (!s->flight)
         return fetch(s, request, now_ms, flight);
-    if (e && asks == FRESHNESS_ANY)
+    if (e && asks != FRESHNESS_REFRESH)
         return hit(e, true, entry);
     if (asks == FRESHNESS_REFRESH) /* the one under way may have begun too early for it */
         return CACHE_BYPASS;
@@ -364,6 +370,11 @@ struct slice cache_entry_body(const struct cache_entry *e)
 int cache_entry_status(const struct cache_entry *e)
 {
     return e->status;
+}
+
+bool cache_entry_unmodified(const struct cache_entry *e, const struct head *request)
+{
+    return e->status == 200 && condition_unmodified(request, cache_entry_head(e));
 }
 
 void cache_entry_fields(const struct cache_entry *e, uint64_t now_ms, struct extra *out)

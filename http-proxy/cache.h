@@ -45,6 +45,8 @@ void cache_release(struct cache *c, struct cache_entry *e);
 struct slice cache_entry_head(const struct cache_entry *e);
 struct slice cache_entry_body(const struct cache_entry *e);
 int cache_entry_status(const struct cache_entry *e);
+/* Whether the request's conditions make it 304, with the same fields and no body. */
+bool cache_entry_unmodified(const struct cache_entry *e, const struct head *request);
 void cache_entry_fields(const struct cache_entry *e, uint64_t now_ms, struct extra *out);
 
 /* Feeding: head first; false: it may not be stored (the flight is over, waiters were woken, do not use it again). Data is copied: of a chunked

@@ -1,5 +1,6 @@
 #include "http-proxy/freshness.h"
 
+#include "http-proxy/condition.h"
 #include "http-proxy/cookie.h"
 #include "lib/util.h"
 
@@ -35,20 +36,16 @@ static uint64_t directive_seconds(const struct head *h, const char *name, bool *
 
 enum freshness_asks freshness_of_request(const struct head *r)
 {
-    static const char *const conditions[] = {"range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range"};
     struct slice value = {0};
-    bool limited;
-    if (!slice_equal(r->method, SLICE("GET")) || r->body != HEAD_BODY_NONE || r->upgrade || head_find(r, HEAD_AUTHORIZATION) ||
-        directive(r, "no-store", NULL))
+    bool limited, head = slice_equal(r->method, SLICE("HEAD"));
+    if ((!head && !slice_equal(r->method, SLICE("GET"))) || r->body != HEAD_BODY_NONE || r->upgrade || head_find(r, HEAD_AUTHORIZATION) ||
+        directive(r, "no-store", NULL) || head_find_name(r, "range") || !condition_simple(r))
         return FRESHNESS_NOTHING;
-    for (size_t i = 0; i < ARRAY_SIZE(conditions); i++)
-        if (head_find_name(r, conditions[i]))
-            return FRESHNESS_NOTHING;
     uint64_t max_age = directive_seconds(r, "max-age", &limited);
     if (directive(r, "no-cache", &value) || (limited && !max_age) ||
         (!head_find(r, HEAD_CACHE_CONTROL) && head_find_name(r, "pragma")))
-        return FRESHNESS_REFRESH;
-    return FRESHNESS_ANY;
+        return head || condition_any(r) ? FRESHNESS_NOTHING : FRESHNESS_REFRESH;
+    return head || condition_any(r) ? FRESHNESS_STORED : FRESHNESS_ANY;
 }
 
 /* Cookies that the application might answer differently to. */

@@ -13,7 +13,8 @@ struct freshness {
 enum freshness_asks {
     FRESHNESS_ANY,      /* a stored response will do */
     FRESHNESS_REFRESH,  /* no-cache, max-age=0: wants the application's, which may be stored */
-    FRESHNESS_NOTHING,  /* not for the cache: another method, a body, Authorization, Range, conditions, no-store, Upgrade */
+    FRESHNESS_STORED,   /* HEAD, conditions: a stored response answers it; if there is none the application does, and that is not stored */
+    FRESHNESS_NOTHING,  /* not for the cache: another method, a body, Authorization, Range and its conditions, no-store, Upgrade */
 };
 
 enum freshness_asks freshness_of_request(const struct head *request);

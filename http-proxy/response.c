@@ -51,17 +51,26 @@ void response_from_cache(struct exchange *ex)
 {
     static struct extra x;
     struct flow *f = &ex->down;
-    struct slice head = cache_entry_head(ex->entry), body = cache_entry_body(ex->entry);
+    struct slice head = cache_entry_head(ex->entry), body = cache_entry_body(ex->entry), status = SLICE("");
+    bool unmodified = cache_entry_unmodified(ex->entry, &ex->req);
+    if (unmodified) { /* another status line in front of the same fields */
+        const char *fields = (const char *)memmem(head.p, head.n, "\r\n", 2) + 2;
+        head = (struct slice){fields, head.n - (size_t)(fields - head.p)};
+        status = SLICE("HTTP/1.1 304 Not Modified\r\n");
+    }
+    if (unmodified || slice_equal(ex->req.method, SLICE("HEAD")))
+        body.n = 0;
     const char *tail = ex->want_close ? "Via: 1.1 edgefs\r\nConnection: close\r\n\r\n" : "Via: 1.1 edgefs\r\n\r\n";
     extra_clear(&x);
     cache_entry_fields(ex->entry, engine_now_ms(), &x);
     decide_response(ex->app->decide, &ex->decision, NULL, (struct position){0}, engine_now_us() - ex->began_us, &x);
     f->head = buf_get(BUF_SMALL);
-    if (!f->head || head.n + x.n + strlen(tail) > f->head->size) { /* cannot be: it once fitted with more */
+    if (!f->head || status.n + head.n + x.n + strlen(tail) > f->head->size) { /* cannot be: it once fitted with more */
         client_close(ex->c, true);
         return;
     }
-    char *p = mempcpy(f->head->data, head.p, head.n);
+    char *p = mempcpy(f->head->data, status.p, status.n);
+    p = mempcpy(p, head.p, head.n);
     p = mempcpy(p, x.buf, x.n);
     p = mempcpy(p, tail, strlen(tail));
     f->head_pos = 0;
@@ -69,7 +78,7 @@ void response_from_cache(struct exchange *ex)
     f->mid = body.p; /* ex->entry keeps it */
     f->mid_n = body.n;
     ex->outcome = PROXY_OUTCOME_CACHED;
-    ex->status = cache_entry_status(ex->entry);
+    ex->status = unmodified ? 304 : cache_entry_status(ex->entry);
     ex->state = EX_ANSWER;
     ex->response_sent = true;
     exchange_pump(ex);

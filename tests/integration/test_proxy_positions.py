@@ -342,6 +342,13 @@ class ProxyPositions(EdgeTest):
             self.assertGreater(min(hits), 0)
             r = client.get(1, "k", path="cached")
             self.assertIsNotNone(client.get(1, "k", path="cached").headers["Age"])
+            hits = counter(1, "hits")
+            r = client.get(1, "k", {"If-None-Match": r.headers["ETag"]}, path="cached")
+            self.assertEqual((r.status, r.body), (304, ""), r)
+            r = client.ask(1, "HEAD", "/cached/k")
+            self.assertEqual((r.status, r.body, int(r.headers["Content-Length"])), (200, "", len(str(i))), r)
+            self.assertEqual(counter(1, "hits"), hits + 2)
+            self.assertEqual(client.get(1, "k", path="cached").body, str(i), "the connection goes on")
             self.assertIsNone(client.get(1, "k").headers["Age"], "other routes are not cached")
             # Many at once for something that is not there yet: the application is asked once.
             with cluster.nodes[0].db("app.db") as db:

@@ -8,6 +8,7 @@
 
 #include "edgefs/position_feed.h"
 #include "http-proxy/cache.h"
+#include "http-proxy/condition.h"
 #include "http-proxy/freshness.h"
 #include "http-proxy/metrics.h"
 #include "lib/localsock.h"
@@ -375,12 +376,17 @@ static void requests_that_are_not_for_the_cache(void **state)
     } rows[] = {
         {"GET /", "", FRESHNESS_ANY},
         {"GET /", "Cache-Control: max-stale=5\r\nCookie: a=b\r\n", FRESHNESS_ANY},
-        {"HEAD /", "", FRESHNESS_NOTHING},
+        {"HEAD /", "", FRESHNESS_STORED},
+        {"HEAD /", "Cache-Control: no-cache\r\n", FRESHNESS_NOTHING},
         {"POST /", "", FRESHNESS_NOTHING},
         {"GET /", "Content-Length: 1\r\n", FRESHNESS_NOTHING},
         {"GET /", "Authorization: x\r\n", FRESHNESS_NOTHING},
         {"GET /", "Range: bytes=0-\r\n", FRESHNESS_NOTHING},
-        {"GET /", "If-None-Match: x\r\n", FRESHNESS_NOTHING},
+        {"GET /", "If-None-Match: x\r\n", FRESHNESS_STORED},
+        {"GET /", "If-Modified-Since: x\r\n", FRESHNESS_STORED},
+        {"GET /", "If-None-Match: x\r\nCache-Control: max-age=0\r\n", FRESHNESS_NOTHING},
+        {"GET /", "If-Match: x\r\n", FRESHNESS_NOTHING},
+        {"GET /", "If-None-Match: x\r\nIf-Range: x\r\n", FRESHNESS_NOTHING},
         {"GET /", "Cache-Control: no-store\r\n", FRESHNESS_NOTHING},
         {"GET /", "Cache-Control: no-cache\r\n", FRESHNESS_REFRESH},
         {"GET /", "Cache-Control: max-age=0\r\n", FRESHNESS_REFRESH},
@@ -393,6 +399,52 @@ static void requests_that_are_not_for_the_cache(void **state)
         struct message *m = request(rows[i].line, rows[i].fields);
         if (freshness_of_request(&m->h) != rows[i].asks)
             fail_msg("%s %s", rows[i].line, rows[i].fields);
+        free(m);
+    }
+}
+
+static void head_and_conditions_are_answered_from_what_is_stored_and_fetch_nothing(void **state)
+{
+    (void)state;
+    assert_int_equal(ask("HEAD /n/1", "", 0, NULL), CACHE_BYPASS);
+    assert_int_equal(ask("GET /n/1", "If-None-Match: \"a\"\r\n", 0, NULL), CACHE_BYPASS);
+    store("GET /n/1", "", 0, "Cache-Control: max-age=10, stale-while-revalidate=10\r\nETag: \"a\"\r\n", "ab");
+    assert_int_equal(ask("HEAD /n/1", "", 0, NULL), CACHE_HIT);
+    assert_int_equal(ask("GET /n/1", "If-None-Match: \"a\"\r\n", 9999, NULL), CACHE_HIT);
+    assert_int_equal(ask("HEAD /n/1", "", 10000, NULL), CACHE_BYPASS); /* stale: it cannot revalidate */
+    struct cache_flight *fl = take_off("GET /n/1", "", 10000);
+    assert_int_equal(ask("HEAD /n/1", "", 10000, NULL), CACHE_HIT); /* … and another one does */
+    cache_flight_abandon(fl);
+}
+
+static void conditions_are_compared_with_what_is_stored(void **state)
+{
+    static const struct {
+        const char *fields, *stored;
+        bool unmodified;
+    } rows[] = {
+        {"If-None-Match: \"a\"\r\n", "ETag: \"a\"\r\n", 1},
+        {"If-None-Match: \"b\"\r\n", "ETag: \"a\"\r\n", 0},
+        {"If-None-Match: \"b\", W/\"a\"\r\n", "Server: x\r\netag: \"a\"\r\n", 1},
+        {"If-None-Match: \"x,y\" , \"a\"\r\n", "ETag: W/\"a\"\r\nContent-Length: 2\r\n", 1},
+        {"If-None-Match: \"b\"\r\nIf-None-Match: \"a\"\r\n", "ETag: \"a\"\r\n", 1},
+        {"If-None-Match: a\r\n", "ETag: \"a\"\r\n", 0},
+        {"If-None-Match: \"a\r\n", "ETag: \"a\"\r\n", 0},
+        {"If-None-Match: *\r\n", "ETag: \"a\"\r\n", 1},
+        {"If-None-Match: *\r\n", "Server: x\r\n", 1},
+        {"If-None-Match: \"a\"\r\n", "Server: x\r\n", 0},
+        {"If-None-Match: \"a\"\r\n", "X-ETag: \"a\"\r\n", 0},
+        {"If-None-Match: \"b\"\r\nIf-Modified-Since: D\r\n", "ETag: \"a\"\r\nLast-Modified: D\r\n", 0}, /* the tag decides */
+        {"If-Modified-Since: D\r\n", "ETag: \"a\"\r\nLast-Modified: D\r\n", 1},
+        {"If-Modified-Since: E\r\n", "Last-Modified: D\r\n", 0},
+        {"If-Modified-Since: D\r\n", "Server: x\r\n", 0},
+        {"", "ETag: \"a\"\r\n", 0},
+    };
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        struct message *m = request("GET /", rows[i].fields);
+        if (condition_unmodified(&m->h, (struct slice){rows[i].stored, strlen(rows[i].stored)}) != rows[i].unmodified)
+            fail_msg("%s against %s", rows[i].fields, rows[i].stored);
         free(m);
     }
 }
@@ -454,6 +506,8 @@ int main(void)
         T(what_may_not_be_stored_is_not_waited_for_again),
         T(vary_separates),
         T(memory_is_bounded_and_the_least_used_goes_first),
+        T(head_and_conditions_are_answered_from_what_is_stored_and_fetch_nothing),
+        cmocka_unit_test(conditions_are_compared_with_what_is_stored),
         cmocka_unit_test(requests_that_are_not_for_the_cache),
         cmocka_unit_test(responses_that_may_be_stored),
     };

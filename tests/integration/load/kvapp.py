@@ -45,7 +45,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         except sqlite3.Error as e:
             self.answer(500, str(e))
             return
-        self.answer(200 if row else 404, row[0] if row else "", *([("Cache-Control", "public, max-age=60")] if "cached" in self.path else []))
+        self.answer(200 if row else 404, row[0] if row else "", *([("Cache-Control", "public, max-age=60"), ("ETag", f'"{row[0]}"')] if row and "cached" in self.path else []))
 
     def do_POST(self):
         _, how, key = self.path.split("/")
