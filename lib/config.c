@@ -2,6 +2,7 @@
 
 #include "lib/config_keys.h"
 #include "lib/config_load.h"
+#include "lib/config_table.h"
 #include "lib/config_value.h"
 #include "lib/util.h"
 #include <errno.h>
@@ -21,21 +22,15 @@ enum key_id {
         KEY_COUNT
 };
 
-struct key {
-    const char *path;
-    enum config_type type;
-    size_t offset; /* in struct config */
-    uint64_t lowest, highest;
-    const char *choices;
-    const char *def;
-};
-
-static const struct key keys[KEY_COUNT] = {
+static const struct config_key keys[KEY_COUNT] = {
 #define X(id, path, type, field, lowest, highest, choices, def)                                                        \
     {path, CONFIG_TYPE_##type, offsetof(struct config, field), lowest, highest, choices, def},
     CONFIG_KEYS(X)
 #undef X
 };
+
+_Static_assert(KEY_COUNT <= CONFIG_TABLE_MAX, "a table has room for all keys");
+static const struct config_table table = {keys, KEY_COUNT, PAGE, ""};
 
 /* LISTEN stores through the host's offset. */
 _Static_assert(offsetof(struct config, http) == offsetof(struct config, http.host), "http begins with host");
@@ -50,6 +45,7 @@ struct loader {
     char *base;                /* absolute folder that relative paths are completed with */
     int line[KEY_COUNT];       /* where a key was given; 0: nowhere */
     int section[KEY_COUNT];    /* where a section was given, at the index of the first key in it */
+    struct config_mapping all;
     int node_line[CONFIG_NODES_MAX];
 };
 
@@ -126,60 +122,19 @@ int config_absolute_path(struct loader *l, const char *text, char **out)
     return absolute_path(l->base, text, out, l->e);
 }
 
-static void replace(char **slot, char *value)
-{
-    free(*slot);
-    *slot = value;
-}
-
 /* Checks text and stores it in the field of key id. */
-static int set_value(struct loader *l, enum key_id id, const char *text)
+static int set_value(struct loader *l, int id, const char *text)
 {
-    const struct key *k = &keys[id];
-    void *field = (char *)l->c + k->offset;
-    char *string = NULL;
-    int index = 0, rc;
-    switch (k->type) {
-    case CONFIG_TYPE_NAME:
-        if ((rc = config_parse_name(text, l->e)))
-            return rc;
-        if (!(string = strdup(text)))
-            return err_errno(l->e, ENOMEM, "configuration");
-        replace(field, string);
-        return 0;
-    case CONFIG_TYPE_PATH:
-        if (!(rc = absolute_path(l->base, text, &string, l->e)))
-            replace(field, string);
+    char *host = NULL;
+    if (keys[id].type != CONFIG_TYPE_LISTEN)
+        return config_set_scalar(&l->all, id, text);
+    int rc = config_parse_listen(text, &host, &l->c->http.port, l->e);
+    if (rc)
         return rc;
-    case CONFIG_TYPE_URL:
-        if (!(rc = config_parse_url(text, &string, l->e)))
-            replace(field, string);
-        return rc;
-    case CONFIG_TYPE_UPSTREAM:
-        if (!(rc = config_parse_upstream(text, &string, l->e)))
-            replace(field, string);
-        return rc;
-    case CONFIG_TYPE_LISTEN:
-        if (!(rc = config_parse_listen(text, &string, &l->c->http.port, l->e)))
-            replace(field, string);
-        return rc;
-    case CONFIG_TYPE_FLAG:
-        if (!(rc = config_parse_choice(text, k->choices, &index, l->e)))
-            *(bool *)field = index == 1;
-        return rc;
-    case CONFIG_TYPE_INDEX:
-        if (!(rc = config_parse_choice(text, k->choices, &index, l->e)))
-            *(enum log_level *)field = (enum log_level)index;
-        return rc;
-    case CONFIG_TYPE_COUNT:
-        return config_parse_count(text, k->lowest, k->highest, field, l->e);
-    case CONFIG_TYPE_SIZE:
-        return config_parse_size(text, k->lowest, k->highest, field, l->e);
-    case CONFIG_TYPE_DURATION:
-        return config_parse_duration(text, k->lowest, k->highest, field, l->e);
-    default:
-        return err_set(l->e, ERR_CONFIG, "not a single value");
-    }
+    char **slot = (char **)((char *)l->c + keys[id].offset);
+    free(*slot);
+    *slot = host;
+    return 0;
 }
 
 /* ---- YAML events --------------------------------------------------------------------------------------------------------- */
@@ -362,11 +317,10 @@ static int load_nodes(struct loader *l)
     }
 }
 
-static int load_mapping(struct loader *l, const char *prefix);
-
 /* The value of keys[id], whose key stood in key_line. */
-static int load_value(struct loader *l, enum key_id id, int key_line)
+static int load_value(struct config_mapping *m, int id, int key_line)
 {
+    struct loader *l = m->l;
     if (l->line[id])
         return config_given_twice(l, keys[id].path, key_line, l->line[id]);
     yaml_event_t ev;
@@ -398,65 +352,10 @@ static int load_value(struct loader *l, enum key_id id, int key_line)
         if (!text)
             rc = config_at_line(l, value_line, ERR_CONFIG);
         else if ((rc = set_value(l, id, text)))
-            at_key(l, id, rc);
+            at_key(l, (enum key_id)id, rc);
     }
     yaml_event_delete(&ev);
     return rc;
-}
-
-/* The value of section path, the first of whose keys is first. */
-static int load_section(struct loader *l, const char *path, int first, int key_line)
-{
-    if (l->section[first])
-        return config_given_twice(l, path, key_line, l->section[first]);
-    l->section[first] = key_line;
-    yaml_event_t ev;
-    int rc = config_next_event(l, &ev);
-    if (rc)
-        return rc;
-    bool empty = config_is_null(&ev); /* "http:" with all its lines commented out */
-    bool mapping = ev.type == YAML_MAPPING_START_EVENT;
-    int line = config_event_line(&ev);
-    if (!empty && !mapping)
-        err_set(l->e, ERR_CONFIG, "\"%s\" must be a mapping, as in %s: {%s: …}, not %s", path, path,
-                keys[first].path + strlen(path) + 1, config_event_kind(&ev));
-    yaml_event_delete(&ev);
-    if (empty)
-        return 0;
-    return mapping ? load_mapping(l, path) : config_at_line(l, line, ERR_CONFIG);
-}
-
-/* The rest of a mapping whose start has been read. prefix: its section, "" at the top. */
-static int load_mapping(struct loader *l, const char *prefix)
-{
-    static const char *const paths[] = {
-#define X(id, path, type, field, lowest, highest, choices, def) path,
-        CONFIG_KEYS(X)
-#undef X
-    };
-    for (;;) {
-        char path[96];
-        int line;
-        int rc = config_next_key(l, prefix, path, sizeof path, &line);
-        if (rc <= 0)
-            return rc;
-        size_t n = strlen(path);
-        int leaf = -1, section = -1;
-        for (int i = 0; i < KEY_COUNT; i++) {
-            if (!strcmp(paths[i], path) && (*prefix || !strchr(path, '.')))
-                leaf = i;
-            else if (section < 0 && !strncmp(paths[i], path, n) && paths[i][n] == '.')
-                section = i;
-        }
-        if (leaf >= 0)
-            rc = load_value(l, (enum key_id)leaf, line);
-        else if (section >= 0)
-            rc = load_section(l, path, section, line);
-        else
-            rc = config_unknown_key(l, path, line, paths, KEY_COUNT, PAGE);
-        if (rc)
-            return rc;
-    }
 }
 
 /* Everything from STREAM_START to STREAM_END. An empty file, or one with comments only, is a good one. */
@@ -480,7 +379,7 @@ static int load_stream(struct loader *l)
             return config_at_line(l, line, ERR_CONFIG);
         }
         if (type == YAML_MAPPING_START_EVENT) {
-            if ((rc = load_mapping(l, "")))
+            if ((rc = config_read_mapping(&l->all, "")))
                 return rc;
         } else if ((type == YAML_SCALAR_EVENT && !empty) || type == YAML_SEQUENCE_START_EVENT) {
             err_set(l->e, ERR_CONFIG, "the file must be a mapping (key: value), not %s", kind);
@@ -728,7 +627,7 @@ static int load_args(struct loader *l, const struct config_args *args)
 static int load_defaults(struct loader *l)
 {
     for (int i = 0; i < KEY_COUNT; i++) {
-        int rc = keys[i].def ? set_value(l, (enum key_id)i, keys[i].def) : 0;
+        int rc = keys[i].def ? set_value(l, i, keys[i].def) : 0;
         if (rc)
             return rc;
     }
@@ -775,6 +674,7 @@ int config_load(const struct config_args *args, struct config **out, struct err 
     l.c = calloc(1, sizeof *l.c);
     if (!l.c)
         return err_errno(e, ENOMEM, "configuration");
+    l.all = (struct config_mapping){.l = &l, .table = &table, .object = l.c, .line = l.line, .section = l.section, .value = load_value};
     int rc = load_all(&l, args);
     free(l.base);
     if (rc) {

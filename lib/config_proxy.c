@@ -3,6 +3,7 @@
 #include "lib/config_keys.h"
 #include "lib/config_load.h"
 #include "lib/config_proxy_keys.h"
+#include "lib/config_table.h"
 #include "lib/config_value.h"
 #include "lib/util.h"
 #include <arpa/inet.h>
@@ -20,36 +21,17 @@ enum key_id {
         KEY_COUNT
 };
 
-struct key {
-    const char *path;
-    enum config_type type;
-    size_t offset; /* in struct config_proxy */
-    uint64_t lowest, highest;
-    const char *choices;
-    const char *def;
-};
-
-static const struct key keys[KEY_COUNT] = {
+static const struct config_key keys[KEY_COUNT] = {
 #define X(id, path, type, field, lowest, highest, choices, def)                                                                            \
     {path, CONFIG_TYPE_##type, offsetof(struct config_proxy, field), lowest, highest, choices, def},
     CONFIG_PROXY_KEYS(X)
 #undef X
 };
 
-static const char *const paths[KEY_COUNT] = {
-#define X(id, path, type, field, lowest, highest, choices, def) path,
-    CONFIG_PROXY_KEYS(X)
-#undef X
-};
+_Static_assert(KEY_COUNT <= CONFIG_TABLE_MAX, "a table has room for all keys");
+static const struct config_table table = {keys, KEY_COUNT, PAGE, "proxy: "};
 
 _Static_assert(offsetof(struct config_proxy, listen) == offsetof(struct config_proxy, listen.host), "listen begins with host");
-
-struct entry { /* one that is being read */
-    struct loader *l;
-    struct config_proxy *p;
-    int line[KEY_COUNT];    /* where a key was given; 0: nowhere */
-    int section[KEY_COUNT]; /* where a section was given, at the index of the first key in it */
-};
 
 static int no_memory(struct loader *l)
 {
@@ -94,40 +76,14 @@ static int set_target(struct loader *l, struct config_address *a, const char *te
     return 0;
 }
 
-static int set_value(struct entry *en, enum key_id id, const char *text)
+static int set_value(struct config_mapping *m, int id, const char *text)
 {
-    const struct key *k = &keys[id];
-    struct err *e = config_loader_err(en->l);
-    void *field = (char *)en->p + k->offset;
-    int index = 0, rc;
-    switch (k->type) {
-    case CONFIG_TYPE_NAME:
-        if ((rc = config_parse_name(text, e)))
-            return rc;
-        return (*(char **)field = strdup(text)) ? 0 : no_memory(en->l);
-    case CONFIG_TYPE_PATH:
-        return config_absolute_path(en->l, text, field);
-    case CONFIG_TYPE_LISTEN:
-        return config_parse_listen(text, field, &en->p->listen.port, e);
-    case CONFIG_TYPE_TARGET:
-        return set_target(en->l, field, text);
-    case CONFIG_TYPE_FLAG:
-        if (!(rc = config_parse_choice(text, k->choices, &index, e)))
-            *(bool *)field = index == 1;
-        return rc;
-    case CONFIG_TYPE_INDEX:
-        if (!(rc = config_parse_choice(text, k->choices, &index, e)))
-            *(enum config_access_log *)field = (enum config_access_log)index;
-        return rc;
-    case CONFIG_TYPE_SIZE:
-        return config_parse_size(text, k->lowest, k->highest, field, e);
-    case CONFIG_TYPE_DURATION:
-        return config_parse_duration(text, k->lowest, k->highest, field, e);
-    case CONFIG_TYPE_COUNT:
-        return config_parse_count(text, k->lowest, k->highest, field, e);
-    default:
-        return err_set(e, ERR_CONFIG, "not a single value");
-    }
+    void *field = (char *)m->object + keys[id].offset;
+    if (keys[id].type == CONFIG_TYPE_LISTEN)
+        return config_parse_listen(text, field, &((struct config_proxy *)m->object)->listen.port, config_loader_err(m->l));
+    if (keys[id].type == CONFIG_TYPE_TARGET)
+        return set_target(m->l, field, text);
+    return config_set_scalar(m, id, text);
 }
 
 /* ---- elements of lists ------------------------------------------------------------------------------------------------------ */
@@ -308,96 +264,51 @@ static int load_cache(struct loader *l, struct config_proxy *p)
 
 /* ---- an entry --------------------------------------------------------------------------------------------------------------- */
 
-static int load_value(struct entry *en, enum key_id id, int key_line)
+static int load_value(struct config_mapping *m, int id, int key_line)
 {
-    struct loader *l = en->l;
-    if (en->line[id])
-        return config_given_twice(l, paths[id], key_line, en->line[id]);
-    en->line[id] = key_line;
-    void *field = (char *)en->p + keys[id].offset;
+    struct loader *l = m->l;
+    struct config_proxy *p = m->object;
+    const char *path = keys[id].path;
+    if (m->line[id])
+        return config_given_twice(l, path, key_line, m->line[id]);
+    m->line[id] = key_line;
+    void *field = (char *)p + keys[id].offset;
     if (keys[id].type == CONFIG_TYPE_LIST)
-        return load_list(l, field, (int)id, paths[id]);
+        return load_list(l, field, id, path);
     if (keys[id].type == CONFIG_TYPE_PEERS)
-        return load_peers(l, en->p);
+        return load_peers(l, p);
     if (keys[id].type == CONFIG_TYPE_CACHE)
-        return load_cache(l, en->p);
+        return load_cache(l, p);
     yaml_event_t ev;
     int rc = config_next_event(l, &ev);
     if (rc)
         return rc;
     int line = config_is_null(&ev) ? key_line : config_event_line(&ev);
-    const char *text = config_scalar_text(l, &ev, paths[id]);
-    rc = text ? set_value(en, id, text) : ERR_CONFIG;
+    const char *text = config_scalar_text(l, &ev, path);
+    rc = text ? set_value(m, id, text) : ERR_CONFIG;
     yaml_event_delete(&ev);
     if (rc) {
         if (text)
-            err_wrap(config_loader_err(l), "proxy: %s", paths[id]);
+            err_wrap(config_loader_err(l), "proxy: %s", path);
         return config_at_line(l, line, rc);
     }
     return 0;
 }
 
-static int load_mapping(struct entry *en, const char *prefix);
-
-static int load_section(struct entry *en, const char *path, int first, int key_line)
-{
-    if (en->section[first])
-        return config_given_twice(en->l, path, key_line, en->section[first]);
-    en->section[first] = key_line;
-    yaml_event_t ev;
-    int rc = config_next_event(en->l, &ev);
-    if (rc)
-        return rc;
-    bool empty = config_is_null(&ev), mapping = ev.type == YAML_MAPPING_START_EVENT;
-    int line = config_event_line(&ev);
-    if (!empty && !mapping)
-        err_set(config_loader_err(en->l), ERR_CONFIG, "proxy: \"%s\" must be a mapping, not %s", path, config_event_kind(&ev));
-    yaml_event_delete(&ev);
-    if (empty)
-        return 0;
-    return mapping ? load_mapping(en, path) : config_at_line(en->l, line, ERR_CONFIG);
-}
-
-static int load_mapping(struct entry *en, const char *prefix)
-{
-    for (;;) {
-        char path[96];
-        int line;
-        int rc = config_next_key(en->l, prefix, path, sizeof path, &line);
-        if (rc <= 0)
-            return rc;
-        size_t n = strlen(path);
-        int leaf = -1, section = -1;
-        for (int i = 0; i < KEY_COUNT; i++) {
-            if (!strcmp(paths[i], path) && (*prefix || !strchr(path, '.')))
-                leaf = i;
-            else if (section < 0 && !*prefix && !strncmp(paths[i], path, n) && paths[i][n] == '.')
-                section = i;
-        }
-        if (leaf >= 0)
-            rc = load_value(en, (enum key_id)leaf, line);
-        else if (section >= 0)
-            rc = load_section(en, path, section, line);
-        else
-            rc = config_unknown_key(en->l, path, line, paths, KEY_COUNT, PAGE);
-        if (rc)
-            return rc;
-    }
-}
-
 static int load_entry(struct loader *l, struct config_proxy *p, int start_line)
 {
     static const char *const methods[] = {"GET", "HEAD", "OPTIONS"};
-    struct entry en = {.l = l, .p = p};
+    int lines[KEY_COUNT] = {0}, sections[KEY_COUNT] = {0};
+    struct config_mapping m = {.l = l, .table = &table, .object = p, .line = lines, .section = sections, .value = load_value};
     struct err *e = config_loader_err(l);
     p->line = start_line;
     int rc;
     for (int i = 0; i < KEY_COUNT; i++)
-        if (keys[i].def && (rc = set_value(&en, (enum key_id)i, keys[i].def)))
+        if (keys[i].def && (rc = set_value(&m, i, keys[i].def)))
             return rc;
-    if ((rc = load_mapping(&en, "")))
+    if ((rc = config_read_mapping(&m, "")))
         return rc;
-    for (size_t i = 0; !en.line[KEY_READ_ONLY_METHODS] && i < ARRAY_SIZE(methods); i++)
+    for (size_t i = 0; !lines[KEY_READ_ONLY_METHODS] && i < ARRAY_SIZE(methods); i++)
         if ((rc = list_add(l, &p->read_only_methods, methods[i])))
             return rc;
     const char *missing = !p->listen.host                                ? "listen"
