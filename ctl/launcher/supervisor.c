@@ -50,6 +50,7 @@ static void __attribute__((format(printf, 3, 4))) stop(struct supervisor *s, int
     s->status = status;
     s->state = STATE_STOP_PROXY;
     s->due = CHILD_NEVER;
+    keeper_close_all(s->listeners); /* newcomers are refused by the proxy's end of listening, not only when it has finished what it has */
     child_end(&s->children[PROXY], proxy_grace(s), false);
     if (s->helper)
         (void)kill(s->helper, SIGKILL);
