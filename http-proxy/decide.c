@@ -162,8 +162,9 @@ static void apply(struct decide *d, const struct head *request, bool first, enum
 void decide_request(struct decide *d, const struct head *request, unsigned hop, struct decision *out)
 {
     uint64_t client = out->client;
-    bool relayed = out->relayed;
-    *out = (struct decision){.kind = kind_of(d->app, request), .client = client, .relayed = relayed, .hop = (uint8_t)MIN(hop, 255u), .began_ms = now_ms()};
+    bool relayed = out->relayed, as_write = out->as_write;
+    *out = (struct decision){.kind = as_write ? DECIDE_WRITE : kind_of(d->app, request), .client = client, .relayed = relayed, .as_write = as_write,
+                             .hop = (uint8_t)MIN(hop, 255u), .began_ms = now_ms()};
     apply(d, request, true, DECIDE_EV_CHANGED, out);
 }
 

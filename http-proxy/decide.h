@@ -43,6 +43,7 @@ struct decision {
     uint8_t step;            /* rules.c */
     bool held;               /* rules.c */
     bool relayed;            /* another proxy sent it here because it does not reach the primary; set by the engine, as `client` */
+    bool as_write;           /* another proxy's application asked for a replay of it: a write, whatever its method; set by the engine, too */
     uint8_t relays;          /* rules.c: neighbours that were tried since the primary was; `via` is the last of them */
     char via[65];            /* "": the primary */
     bool credit;             /* one was taken for it (credit.h) */

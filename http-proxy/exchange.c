@@ -36,14 +36,22 @@ static bool is(const struct head *h, const char *method)
     return slice_equal(h->method, (struct slice){method, strlen(method)});
 }
 
-/* "N", or "N;relay" of a proxy that does not reach the primary. */
-static unsigned hop_of(const struct head *h, bool *relayed)
+static bool ends_with(struct slice *v, const char *what)
+{
+    size_t n = strlen(what);
+    if (v->n < n || memcmp(v->p + v->n - n, what, n) != 0)
+        return false;
+    v->n -= n;
+    return true;
+}
+
+/* "N", and behind it ";write": whatever the method says (fly-replay); ";relay": from a proxy that does not reach the primary. In this order. */
+static unsigned hop_of(const struct head *h, struct decision *d)
 {
     const struct head_field *f = head_find(h, HEAD_EDGEFS_HOP);
     struct slice v = f ? head_value(h, f) : SLICE("0");
-    *relayed = v.n == 7 && !memcmp(v.p + 1, ";relay", 6);
-    if (*relayed)
-        v.n = 1;
+    d->relayed = ends_with(&v, ";relay");
+    d->as_write = ends_with(&v, ";write");
     return v.n == 1 && *v.p >= '0' && *v.p <= '9' ? (unsigned)(*v.p - '0') : HOPS_MAX;
 }
 
@@ -111,7 +119,7 @@ void exchange_begin(struct exchange *ex)
     ex->progress_s = e->now_s;
     ex->bytes_in = ex->req.len;
     ex->outcome = PROXY_OUTCOME_LOCAL;
-    ex->hop = head_find(&ex->req, HEAD_EDGEFS_HOP) ? hop_of(&ex->req, &ex->decision.relayed) : 0;
+    ex->hop = head_find(&ex->req, HEAD_EDGEFS_HOP) ? hop_of(&ex->req, &ex->decision) : 0;
     ex->want_close = !ex->req.keep_alive || e->draining;
     ex->continued = !ex->req.minor || !head_find(&ex->req, HEAD_EXPECT);
     /* HTTP/2 over an upgrade would carry requests past every check: the field is dropped, the client goes on with HTTP/1.1. */

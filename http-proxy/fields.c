@@ -162,7 +162,8 @@ uint32_t fields_request(const struct exchange *ex, struct buf *b)
     }
     if (ex->forwarded) {
         char hop[32];
-        int n = snprintf(hop, sizeof hop, "Edgefs-Hop: %u%s\r\n", ex->hop + 1, ex->decision.relays ? ";relay" : "");
+        int n = snprintf(hop, sizeof hop, "Edgefs-Hop: %u%s%s\r\n", ex->hop + 1, ex->decision.replayed || ex->decision.as_write ? ";write" : "",
+                         ex->decision.relays ? ";relay" : "");
         put(&o, (struct slice){hop, (size_t)n});
     }
     PUT(&o, "\r\n");

@@ -96,7 +96,7 @@ def proxied(n=3, entry="", lease=None, change=None, **more):
             apps[i].kill()
             apps[i].wait()
 
-        cluster.start_app, cluster.stop_app = start_app, stop_app
+        cluster.start_app, cluster.stop_app, cluster.targets = start_app, stop_app, targets
         try:
             for i in range(n):
                 start_app(i)

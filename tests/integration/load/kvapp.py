@@ -50,6 +50,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         _, how, key = self.path.split("/")
         value = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        connection().execute(f"PRAGMA busy_timeout = {0 if how == 'replay' else 5000}")
         if how == "hang":
             go_on.wait(60)
         try:
