@@ -611,7 +611,7 @@ static int load_args(struct loader *l, const struct config_args *args)
         const char *option, *text;
     } set[] = {{KEY_DIR, "--dir", args->dir}, {KEY_DATA, "--data", args->data}, {KEY_NODE, "--node", args->node}};
     for (size_t i = 0; i < ARRAY_SIZE(set); i++) {
-        int rc = set[i].text ? set_value(l, set[i].id, set[i].text) : 0;
+        int rc = set[i].text ? set_value(l, (int)set[i].id, set[i].text) : 0;
         if (rc) {
             err_wrap(l->e, "command line: %s", set[i].option);
             return rc;

@@ -203,13 +203,19 @@ static void every_row_of_the_table_holds(void **state)
         check(&table[i]);
 }
 
+static uint32_t next_random(uint32_t *x)
+{
+    *x = *x * 1664525u + 1013904223u;
+    return *x >> 8;
+}
+
 /* Whatever happens in whatever order: a request never waits longer than it may, and never goes round for ever. */
 static void every_request_ends(void **state)
 {
     uint32_t x = 4711;
     (void)state;
     for (int run = 0; run < 20000; run++) {
-#define RANDOM(n) ((x = x * 1664525u + 1013904223u) >> 8) % (n)
+#define RANDOM(n) (next_random(&x) % (n))
         struct rules_facts f = {.kind = RANDOM(2) ? READ : WRITE, .credit = RANDOM(8), .hop = RANDOM(5)};
         struct decision d = {.kind = f.kind};
         enum decide_event event = NEW;
