@@ -40,14 +40,6 @@ static int no_memory(struct loader *l)
 
 /* ---- values ---------------------------------------------------------------------------------------------------------------- */
 
-static void free_list(struct config_list *list)
-{
-    for (int i = 0; i < list->n; i++)
-        free(list->items[i]);
-    free(list->items);
-    *list = (struct config_list){0};
-}
-
 static int list_add(struct loader *l, struct config_list *list, const char *text)
 {
     if (list->n >= CONFIG_LIST_MAX)
@@ -223,7 +215,7 @@ static int load_cache_route(struct loader *l, struct config_cache_route *r, int 
         }
         if (!rc && !i)
             r->path = steal_ptr(&one.items[0]);
-        free_list(&one);
+        config_free_list(&one);
         if (rc)
             return rc;
     }
@@ -379,12 +371,12 @@ void config_free_proxies(struct config *c)
         free(p->peers);
         for (int j = 0; j < p->n_cache; j++) {
             free(p->cache[j].path);
-            free_list(&p->cache[j].databases);
+            config_free_list(&p->cache[j].databases);
         }
         free(p->cache);
         for (int j = 0; j < KEY_COUNT; j++)
             if (keys[j].type == CONFIG_TYPE_LIST)
-                free_list((struct config_list *)((char *)p + keys[j].offset));
+                config_free_list((struct config_list *)((char *)p + keys[j].offset));
             else if (keys[j].type == CONFIG_TYPE_NAME || keys[j].type == CONFIG_TYPE_PATH)
                 free(*(char **)((char *)p + keys[j].offset));
         free(p->listen.host);
