@@ -155,7 +155,8 @@ class Schedule:
 
 
 def one(args):
-    schedule = Schedule(args.seed, args.synchronous)
+    faults = tuple(getattr(nemesis, name) for name in args.faults.split(",")) if args.faults else nemesis.FAULTS
+    schedule = Schedule(args.seed, args.synchronous, faults)
     good = schedule.run()
     print("\n".join(schedule.lines + schedule.problems[:20]), flush=True)
     print("ok" if good else f"FAIL seed {args.seed}", flush=True)
@@ -174,7 +175,7 @@ def many(args):
                 if not todo:
                     return
                 seed = todo.pop(0)
-            argv = [sys.executable, os.path.abspath(__file__), "--seed", str(seed), "--synchronous", str(args.synchronous)]
+            argv = [sys.executable, os.path.abspath(__file__), "--seed", str(seed), "--synchronous", str(args.synchronous), "--faults", args.faults]
             with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as p:
                 try:
                     out = p.communicate(timeout=SCHEDULE_SECONDS)[0]
@@ -203,9 +204,10 @@ def main():
     p.add_argument("--seed", type=int)
     long = env("LONG", "0") not in ("", "0")
     p.add_argument("--first", type=int, default=int(env("CLUSTER_FIRST") or (random.SystemRandom().randrange(1 << 30) if long else 1)))
-    p.add_argument("--schedules", type=int, default=int(env("CLUSTER_SCHEDULES", "24")))
-    p.add_argument("--jobs", type=int, default=int(env("CLUSTER_JOBS", "3")))
+    p.add_argument("--schedules", type=int, default=int(env("CLUSTER_SCHEDULES", "50")))
+    p.add_argument("--jobs", type=int, default=int(env("CLUSTER_JOBS", "4")))
     p.add_argument("--synchronous", type=int, default=int(env("CLUSTER_SYNCHRONOUS", "0")), help="sync-replicas")
+    p.add_argument("--faults", default="", help="only these functions of nemesis.py, separated by commas")
     args = p.parse_args()
     if os.geteuid() != 0:
         sys.exit("driver.py: mounts and namespaces need root")

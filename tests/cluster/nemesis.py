@@ -40,6 +40,23 @@ def crash(world, rng, node=None):
     return f"crash of {node.name}", back
 
 
+def kill_launcher(world, rng):
+    """Only the one that keeps everything for the others. The applications go on for as long as they can."""
+    node = rng.choice(world.nodes)
+    if node.running():
+        node.pids()
+        node.process.kill()
+        node.process.wait()
+
+    def back():
+        node.crash()
+        node.start(wait=False)
+        node.wait_ready(60)
+        node.start_station()
+
+    return f"kill -9 of the launcher of {node.name}", back
+
+
 def crash_primary(world, rng):
     node = world.primary() or rng.choice(world.nodes)
     name, back = crash(world, rng, node)
