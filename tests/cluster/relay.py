@@ -122,8 +122,8 @@ class Relay:
                 return
             if rule.delay:
                 await asyncio.sleep(rule.delay)
-            await self.send(rule, self.harm(rule, piece) if checked else piece, writer)
             self.passed[source, target] = self.passed.get((source, target), 0) + len(piece)
+            await self.send(rule, self.harm(rule, piece) if checked else piece, writer)
 
     def harm(self, rule, piece):
         if self.random.random() < rule.corrupt:
