@@ -101,8 +101,7 @@ static int learn_place(struct follower *f, const json_t *o, struct err *e)
     node_upstream(n, name, url, NULL);
     if (role) /* a greeting */
         snprintf(name, sizeof name, "%s", node ? node : "");
-    if (!above && !role)
-        return 0; /* a primary's heartbeat */
+    /* Without a path it is the primary: perhaps since a moment ago, and was a replica when it greeted. */
     bool live = above ? json_is_true(json_object_get(o, "live")) : true;
     if ((size_t)snprintf(path, sizeof path, "%s%s%s", above ? above : "", above && *above ? "/" : "", name) >= sizeof path)
         return err_set(e, -ELOOP, "%s is too far from the primary: %.200s…", f->url, path);
