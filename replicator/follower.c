@@ -279,7 +279,7 @@ static int on_control(struct follower *f, struct err *e)
     case RECORD_HEARTBEAT:
         f->server_lsn = f->h.pos.lsn;
         atomic_store(&f->node->upstream_lsn, f->server_lsn);
-        rc = o ? learn_place(f, o, e) : 0;
+        rc = learn_place(f, o, e); /* a primary's has no payload */
         if (!rc && o && f->first_frame) {
             rc = adopt_epochs(f, json_object_get(o, "epochs"), e);
             node_warn(f->node, NULL);
