@@ -111,7 +111,7 @@ class Anew(EdgeTest):
                                 self.assertTrue(found and (found[-1]["type"] == "state" or found[-1]["min_txid"] == 1), found)
                             self.assertIsNone(reading.error, f"{how}, {mode}")
                 reading.end()
-                self.assertGreater(len(reading.fresh), 4)
+                self.assertGreater(len(reading.fresh), 1, "it saw them change")
                 a.sql("x.db", "INSERT INTO t (mark, pad) VALUES ('one', 'more')")
                 cluster.sync()
                 with Session(b.path("x.db")) as s:
