@@ -188,7 +188,7 @@ struct engine {
     uint32_t now_s; /* coarse: once a tick */
     uint32_t drain_until_s;
     bool draining, patient;
-    uint64_t parked; /* exchanges in HOLD */
+    uint64_t queued; /* exchanges that wait for a primary */
 };
 
 int engine_open(struct engine *e, struct event_base *base, struct link *link, const struct config_args *args, struct config *config, struct err *err);
@@ -270,6 +270,7 @@ struct exchange {
     struct cache_flight *flight;
     struct cache_entry *entry;
     bool holding, writing, pool_waiting;
+    bool queued; /* has a place in the failover queue, while it waits and while it tries */
     uint32_t write_era; /* of position_write_begin, while writing */
     struct degrade_write slow;
     bool request_sent;  /* completely */

@@ -162,7 +162,6 @@ static void parked(struct position_wait *w, enum position_outcome outcome, struc
     ex->route_steps = 0;
     if (ex->holding) {
         ex->holding = false;
-        c->e->parked--;
         c->e->gauges->parked--;
         uint64_t now = engine_now_ms();
         bool over = now >= ex->decision.began_ms + ex->decision.hold_ms;
@@ -187,7 +186,7 @@ static void park(struct exchange *ex, bool hold)
 {
     struct engine *e = ex->c->e;
     uint64_t now = engine_now_ms();
-    if (hold && e->parked >= ex->app->c->failover_queue) {
+    if (hold && !ex->queued && e->queued >= ex->app->c->failover_queue) {
         refuse(ex, "failover-queue", "too many requests wait for a primary");
         return;
     }
@@ -197,7 +196,8 @@ static void park(struct exchange *ex, bool hold)
     e->gauges->parked++;
     if (hold) {
         ex->holding = true;
-        e->parked++;
+        e->queued += !ex->queued;
+        ex->queued = true;
         position_wait_change(e->positions, &ex->wait, MIN(ex->decision.began_ms + ex->decision.hold_ms, now + HOLD_STEP_MS));
     } else {
         position_wait_reached(e->positions, &ex->wait, ex->decision.want, now + ex->decision.wait_ms);
@@ -211,9 +211,13 @@ static void unpark(struct exchange *ex)
     position_wait_cancel(e->positions, &ex->wait);
     if (ex->state == EX_PARKED)
         e->gauges->parked--;
-    if (ex->holding)
-        e->parked--;
     ex->holding = false;
+}
+
+static void leave_queue(struct exchange *ex)
+{
+    ex->c->e->queued -= ex->queued;
+    ex->queued = false;
 }
 
 /* Where a decision to forward leads: to the primary's proxy, or a neighbour's. */
@@ -344,6 +348,7 @@ void exchange_event(struct exchange *ex, enum decide_event event)
 
 void exchange_connected(struct exchange *ex, struct upstream *u)
 {
+    leave_queue(ex);
     ex->pool = NULL;
     ex->u = u;
     u->ex = ex;
@@ -569,6 +574,7 @@ static void release(struct exchange *ex)
     struct engine *e = ex->c->e;
     exchange_write_end(ex);
     unpark(ex);
+    leave_queue(ex);
     if (ex->state == EX_CACHE_WAIT)
         cache_wait_cancel(ex->app->cache, &ex->cache_wait);
     if (ex->flight)

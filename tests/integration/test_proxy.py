@@ -337,7 +337,7 @@ class Queues(EdgeTest):
                     s = connect(port)
                     s.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{fields}\r\n".encode())
                     return s
-                others = gauge(port, "edgefs_proxy_clients")
+                wait_until(lambda: gauge(port, "edgefs_proxy_clients") == 1, 10, "there is only the one that asks for this")
                 # For a position of an epoch that is not there yet.
                 s = ask(fields="X-Read-After-Position: 2-1\r\n")
                 wait_until(lambda: gauge(port, "edgefs_proxy_parked") == 1, 10, "it waits")
@@ -347,10 +347,10 @@ class Queues(EdgeTest):
                 first = ask("/slow")
                 self.assertTrue(one.slow.wait(10))
                 s, half = ask(), ask()
-                wait_until(lambda: gauge(port, "edgefs_proxy_clients") == others + 3, 10, "they wait")
+                wait_until(lambda: gauge(port, "edgefs_proxy_clients") == 4, 10, "they wait")
                 s.close()
                 half.shutdown(socket.SHUT_WR)
-                wait_until(lambda: gauge(port, "edgefs_proxy_clients") == others + 2, 10, "one is dropped")
+                wait_until(lambda: gauge(port, "edgefs_proxy_clients") == 3, 10, "one is dropped")
                 one.go_on.set()
                 for c in (first, half):
                     data = b""

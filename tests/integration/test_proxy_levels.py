@@ -16,7 +16,7 @@ def levels(port):
 class ProxyLevels(EdgeTest):
     @within(90)
     def test_level_2_bounds_writes_and_sees_those_that_hang(self):
-        with proxied(2, entry="degrade: {write-p50: 50ms, write-queue: 2}") as cluster, Client(cluster.ports["web"]) as client:
+        with proxied(2, entry="degrade: {write-p50: 200ms, write-queue: 2}") as cluster, Client(cluster.ports["web"]) as client:
             a, b = cluster.ports["web"]
             self.assertEqual(client.put(0, "k", "0").status, 200)
             answers = []
