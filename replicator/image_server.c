@@ -492,7 +492,7 @@ void image_server_get(struct api *a, struct http_request *req, const char *name)
     const char *format = http_query(req, "format");
     if ((!format || strcmp(format, "sqlite") == 0) && http_method(req) != HTTP_M_POST)
         image_copy_get(a, req, name);
-    else if (strcmp(format, "pages") == 0)
+    else if (format && strcmp(format, "pages") == 0)
         pages_get(a, req, name);
     else
         http_reply_error(req, 400, "format is sqlite or pages (POST: pages only)");
