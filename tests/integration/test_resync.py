@@ -186,5 +186,51 @@ class Resync(EdgeTest):
         return here
 
 
+class Differences(EdgeTest):
+    def test_after_a_divergence_only_the_pages_that_differ_come(self):
+        with Cluster(2) as cluster:
+            a, b = cluster.nodes
+            fill(a, "w.db", "wal", 1000)
+            fill(a, "j.db", "delete", 1000)
+            cluster.sync()
+            b.kill_all()
+            change(a, "w.db", range(1, 100, 10))  # nobody else has these
+            change(a, "j.db", range(1, 100, 10))
+            a.kill_all()
+            b.start()
+            harness.ctl(b, "promote", "b", "--force", "--yes")
+            b.wait_role("primary")
+            change(b, "w.db", range(500, 600, 10))
+            a.start()
+            wait_until(lambda: a.role() == "replica" and a.lsn() == b.lsn(), 30, "a follows b")
+            wait_until(lambda: all(d["state"] == "ok" for d in a.databases().values()), 30, lambda: f"resynced: {a.databases()}")
+            self.assertGreaterEqual(a.metric(FETCHED), 20)
+            self.assertLess(a.metric(FETCHED), 100)
+            self.assertIn("w.db", harness.ctl(a, "quarantine", "ls"))
+            cluster.identical()
+
+    def test_questions_that_cannot_be_are_refused(self):
+        with Cluster(1) as cluster:
+            (a,) = cluster.nodes
+            fill(a, "w.db", "wal", 10)
+            harness.settle(a)
+
+            def post(path, *numbers):
+                return a.api("POST", f"/v1/databases/w.db/{path}", b"".join(n.to_bytes(4, "big") for n in numbers))[0]
+
+            self.assertEqual(post("blocks", 0), 200)
+            self.assertEqual(post("blocks", 0xffffffff, 7), 200)  # nothing is there
+            self.assertEqual(a.api("POST", "/v1/databases/w.db/blocks", b"abc")[0], 400)
+            self.assertEqual(post("blocks", *range(1025)), 400)
+            self.assertEqual(post("image?format=pages", 1, 2, 5, 1), 200)
+            self.assertEqual(post("image?format=pages", 2000, 0xfffff), 200)  # beyond the end: none
+            for bad in ((0, 1), (1, 0), (3, 1, 2, 1), (1, 3, 3, 1), (2, 0xffffffff), (1,)):
+                self.assertEqual(post("image?format=pages", *bad), 400, bad)
+            self.assertEqual(post("image", 1, 1), 400)
+            self.assertEqual(a.api("POST", "/v1/databases/w.db/image?format=pages", b"x" * (9 << 20))[0], 413)
+            for path in ("blocks", "image?format=pages", "repair"):
+                self.assertEqual(a.api("POST", f"/v1/databases/none.db/{path}", b"")[0], 404, path)
+
+
 if __name__ == "__main__":
     harness.unittest.main()
