@@ -1,4 +1,5 @@
 """Copies that differ: only the pages that do are sent, and nobody who reads notices."""
+import contextlib
 import os
 import shutil
 import signal
@@ -227,7 +228,8 @@ class Differences(EdgeTest):
             for bad in ((0, 1), (1, 0), (3, 1, 2, 1), (1, 3, 3, 1), (2, 0xffffffff), (1,)):
                 self.assertEqual(post("image?format=pages", *bad), 400, bad)
             self.assertEqual(post("image", 1, 1), 400)
-            self.assertEqual(a.api("POST", "/v1/databases/w.db/image?format=pages", b"x" * (9 << 20))[0], 413)
+            with contextlib.suppress(ConnectionError):  # the answer comes before the end of the body, and may be lost
+                self.assertEqual(a.api("POST", "/v1/databases/w.db/image?format=pages", b"x" * (9 << 20))[0], 413)
             for path in ("blocks", "image?format=pages", "repair"):
                 self.assertEqual(a.api("POST", f"/v1/databases/none.db/{path}", b"")[0], 404, path)
 
