@@ -8,6 +8,7 @@
 #include "replicator/follower.h"
 #include "replicator/image_server.h"
 #include "replicator/import.h"
+#include "replicator/import_feed.h"
 #include "replicator/metrics.h"
 #include "replicator/lease_etcd.h"
 #include "replicator/promotion.h"
@@ -355,6 +356,7 @@ static int listen_on(struct api *a, struct err *e)
         {HTTP_M_GET, "/v1/databases", 0, api_databases, a, 0},
         {HTTP_M_GET | HTTP_M_PUT | HTTP_M_DELETE, "/v1/databases/", HTTP_PREFIX | HTTP_STREAM_BODY, api_database, a, 0},
         {HTTP_M_POST, "/v1/databases/", HTTP_PREFIX, api_database, a, DIFFERENCE_RANGES_MAX * 8},
+        {HTTP_M_GET, "/v1/imports/", HTTP_PREFIX, import_feed_get, a, 0},
         {HTTP_M_GET, "/v1/log", 0, api_log, a, 0},
         {HTTP_M_GET, "/v1/log/", HTTP_PREFIX, api_log_record, a, 0},
         {HTTP_M_GET, "/v1/quarantine", 0, api_quarantine, a, 0},

@@ -43,6 +43,7 @@ struct apply {
     unsigned records;
     uint64_t last_lsn; /* of the last record added */
     uint64_t retry_ns;
+    atomic_bool hurry; /* set by any thread: whatever retry_ns says */
     bool soon; /* of those that wait, one does so only for readers that are about to leave */
     uint8_t *payload; /* of a record that is read back from the log; APPLY_IN_MEMORY bytes, allocated when first needed */
 };
@@ -560,6 +561,11 @@ void apply_records_add(struct apply *a, const struct record_head *h, const uint8
     }
 }
 
+void apply_records_hurry(struct apply *a)
+{
+    atomic_store(&a->hurry, true);
+}
+
 bool apply_records_full(const struct apply *a)
 {
     return a->bytes >= BATCH_BYTES || a->records >= BATCH_RECORDS;
@@ -692,8 +698,9 @@ void apply_records_retry(struct apply *a)
 {
     struct err e;
     size_t n;
-    if (!any_waits(a) || now_ns() < a->retry_ns)
+    if (!any_waits(a) || (now_ns() < a->retry_ns && !atomic_load(&a->hurry)))
         return;
+    atomic_store(&a->hurry, false);
     apply_records_flush(a);
     a->soon = false;
     struct database **list = databases_pending(a->node->databases, &n);

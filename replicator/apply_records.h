@@ -1,5 +1,5 @@
 /* From records to databases: merges consecutive records of a database while more are at hand, and keeps aside those that cannot be
- * applied yet, so that one database that waits holds up no other. Used by the follower's thread only, but for apply_records_unblock. */
+ * applied yet, so that one database that waits holds up no other. Used by the follower's thread only, but for apply_records_hurry. */
 #ifndef EDGEFS_APPLY_RECORDS_H
 #define EDGEFS_APPLY_RECORDS_H
 
@@ -21,6 +21,8 @@ void apply_records_flush(struct apply *a);
 bool apply_records_full(const struct apply *a);
 /* Tries databases that wait again (each 50 ms at most, or each millisecond while one waits for readers to leave; cheap if there are none). */
 void apply_records_retry(struct apply *a);
+/* The next apply_records_retry tries, however soon it comes. Any thread. */
+void apply_records_hurry(struct apply *a);
 /* After how many milliseconds that should be called; -1: no database waits. */
 int apply_records_wait_ms(const struct apply *a);
 /* At start: applies what is in the log and was not applied when the process ended. */

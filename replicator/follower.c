@@ -9,6 +9,7 @@
 #include "lib/filter.h"
 #include "replicator/hooks.h"
 #include "replicator/image_client.h"
+#include "replicator/incoming.h"
 #include "replicator/lease.h"
 #include "replicator/position_server.h"
 #include "replicator/quarantine.h"
@@ -266,6 +267,15 @@ static int on_handoff(struct follower *f, const json_t *o, struct err *e)
     return err_set(e, -ECANCELED, "the primary handed over");
 }
 
+static void on_incoming(struct follower *f, const json_t *o)
+{
+    const char *name = json_string_value(json_object_get(o, "name")), *id = json_string_value(json_object_get(o, "id"));
+    char *end;
+    uint64_t number = id ? strtoull(id, &end, 16) : 0;
+    if (name && id && !*end && filter_wants(f->node->filter, name))
+        incoming_announced(f->node, f->url, name, number, json_integer_value(json_object_get(o, "size")));
+}
+
 static int on_control(struct follower *f, struct err *e)
 {
     json_error_t je;
@@ -298,6 +308,9 @@ static int on_control(struct follower *f, struct err *e)
         break;
     case RECORD_HANDOFF:
         rc = on_handoff(f, o, e);
+        break;
+    case RECORD_INCOMING:
+        on_incoming(f, o);
         break;
     case RECORD_GOODBYE: {
         const char *why = json_string_value(json_object_get(o, "reason"));
@@ -457,6 +470,12 @@ static int on_idle(void *ctx)
     }
     pthread_mutex_unlock(&f->work);
     return apply_records_wait_ms(f->apply);
+}
+
+void follower_hurry(struct follower *f)
+{
+    apply_records_hurry(f->apply);
+    http_client_wake(f->client);
 }
 
 static int follow(struct follower *f, struct err *e)

@@ -14,6 +14,9 @@ void follower_close(struct follower *f);
 /* The primary is another one now, or this node's role has changed: leave the present stream and look again. Any thread. */
 void follower_restart(struct follower *f);
 
+/* A database that waited need not wait any more: now is the time to try. Any thread. */
+void follower_hurry(struct follower *f);
+
 /* Runs fn while no record is being received or applied, and none will be until it has returned (promotion). Any thread but the follower's.
  * -EBUSY, fn not called: a large record is half received. */
 int follower_quiesced(struct follower *f, void (*fn)(void *ctx), void *ctx);

@@ -6,8 +6,10 @@
 #include "lib/util.h"
 #include "replicator/apply_records.h"
 #include "replicator/difference_client.h"
+#include "replicator/follower.h"
 #include "replicator/image.h"
 #include "replicator/image_gone.h"
+#include "replicator/incoming.h"
 #include "replicator/metrics.h"
 #include "replicator/resum.h"
 #include <errno.h>
@@ -39,7 +41,8 @@ struct image_client {
 struct fetch {
     struct image_client *c;
     struct database *db;
-    int fd; /* private file in the database's directory, through the mount */
+    int fd;      /* private file, through the mount: what changes names, sizes and owners */
+    int data_fd; /* the same, the backing file: what its bytes go to, past the mount */
     char temp[LAYOUT_NAME_MAX + 64];
     struct stat parent;
     uint64_t least; /* LSN: an older state cannot be brought up to date from our log, and a replica that is not there yet does not know what made us ask */
@@ -95,7 +98,7 @@ static int write_pages(struct fetch *f, const uint8_t *p, size_t len)
         if (rc)
             return rc;
     }
-    ssize_t k = hole ? (ssize_t)len : pwrite(f->fd, p, len, (off_t)(first - 1) * f->h.page_size);
+    ssize_t k = hole ? (ssize_t)len : pwrite(f->data_fd, p, len, (off_t)(first - 1) * f->h.page_size);
     if (k != (ssize_t)len)
         return err_errno(&f->error, k < 0 ? errno : ENOSPC, "write the image of %s", f->db->name);
     f->chunk_done += n;
@@ -213,7 +216,7 @@ static int overlay(void *ctx, uint32_t page_size, uint32_t pgno, const uint8_t *
     int rc = set_sum(f, pgno, page, page_size, e);
     if (rc)
         return rc;
-    ssize_t k = pwrite(f->fd, page, page_size, (off_t)(pgno - 1) * page_size);
+    ssize_t k = pwrite(f->data_fd, page, page_size, (off_t)(pgno - 1) * page_size);
     return k == (ssize_t)page_size ? 0 : err_errno(e, k < 0 ? errno : ENOSPC, "write the image of %s", f->db->name);
 }
 
@@ -253,7 +256,7 @@ static int install_new(struct fetch *f, struct err *e)
         .born = f->end.born,
     };
     uint8_t version;
-    if (st.commit && pread(f->fd, &version, 1, 18) == 1)
+    if (st.commit && pread(f->data_fd, &version, 1, 18) == 1)
         st.wal_mode = version == 2;
     if (ftruncate(f->fd, (off_t)st.commit * st.page_size) || fchown(f->fd, f->parent.st_uid, f->parent.st_gid))
         return err_errno(e, errno, "finish the image of %s", db->name);
@@ -287,7 +290,7 @@ static int changes_next(void *ctx, uint32_t *pgno, const uint8_t **page, struct 
         uint32_t p = ++d->at;
         if (p == lock_pgno(f->end.page_size) || (!all && sums_get(f->db->sums, p) == f->sums[p - 1]))
             continue;
-        if (pread(f->fd, d->page, f->end.page_size, (off_t)(p - 1) * f->end.page_size) != (ssize_t)f->end.page_size)
+        if (pread(f->data_fd, d->page, f->end.page_size, (off_t)(p - 1) * f->end.page_size) != (ssize_t)f->end.page_size)
             return err_errno(e, errno ? errno : EIO, "read the image of %s", f->db->name);
         *pgno = p;
         *page = d->page;
@@ -444,6 +447,8 @@ static int install(struct fetch *f, struct err *e)
     database_set_pending(n->databases, db, f->end.lsn + 1);
     database_mark(db, DATABASE_WAITING, "its image is in place; the log since then is being applied");
     pthread_mutex_unlock(&db->lock);
+    if (n->follower)
+        follower_hurry(n->follower);
     return 0;
 }
 
@@ -463,7 +468,10 @@ static int open_temp(struct fetch *f, bool anew, struct err *e)
         return rc;
     temp_name(f->db, f->temp, sizeof f->temp);
     f->fd = openat(n->mount_fd, f->temp, O_RDWR | O_CREAT | (anew ? O_TRUNC : 0) | O_CLOEXEC | O_NOFOLLOW, 0644);
-    return f->fd < 0 ? err_errno(e, errno, "create %s", f->temp) : 0;
+    if (f->fd < 0)
+        return err_errno(e, errno, "create %s", f->temp);
+    f->data_fd = openat(n->db_fd, f->temp, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    return f->data_fd < 0 ? err_errno(e, errno, "open %s", f->temp) : 0;
 }
 
 /* ---- what is here already ---- */
@@ -609,7 +617,7 @@ static int fetch_from(struct fetch *f, struct err *e)
     f->least = MAX(f->db->pending, rlog_first(c->node->rlog) - 1);
     pthread_mutex_unlock(&f->db->lock);
     struct stat st;
-    bool part = f->base || (!fstat(f->fd, &st) && st.st_size > 0);
+    bool part = f->base || (!fstat(f->data_fd, &st) && st.st_size > 0);
     f->holes = !part;
     int rc = part ? fetch_difference(f, url, &status, e) : download(f, url, NULL, 0, &status, e);
     if (status == 404)
@@ -633,21 +641,70 @@ static bool keeps_temp(struct fetch *f, int rc)
     return rc && rc != ERR_CHECKSUM && rc != -ENOSPC && rc != -EDQUOT && wants_image(f->db);
 }
 
+/* Has it come in already (incoming.h)? 1: f is as after a download; 0: no; ERR_AGAIN_LATER: it is coming. */
+static int take_incoming(struct fetch *f)
+{
+    struct node *n = f->c->node;
+    struct incoming_file in;
+    struct err e;
+    int rc = incoming_take(n, f->db, &in);
+    if (rc <= 0)
+        return rc;
+    f->fd = in.fd;
+    f->data_fd = in.data_fd;
+    f->sums = in.sums;
+    f->sums_size = in.commit;
+    f->h = (struct image_header){.page_size = in.page_size, .commit = in.commit, .lsn = in.lsn};
+    f->end = (struct image_end){.commit = in.commit, .page_size = in.page_size, .lsn = in.lsn, .txid = in.txid, .checksum = in.checksum};
+    f->have_header = f->have_end = true;
+    snprintf(f->temp, sizeof f->temp, "%s", in.temp);
+    return apply_make_parents(n, f->db->name, &f->parent, &e) ? 0 : 1;
+}
+
+static void close_fetch(struct fetch *f, bool keep)
+{
+    pthread_mutex_lock(&f->db->sqlite); /* it may be the database by now: see database.h */
+    if (f->fd >= 0)
+        close(f->fd);
+    if (f->data_fd >= 0)
+        close(f->data_fd);
+    pthread_mutex_unlock(&f->db->sqlite);
+    if (f->temp[0] && !keep && unlinkat(f->c->node->mount_fd, f->temp, 0) && errno != ENOENT)
+        log_warn("image", "cannot remove %s: %s", f->temp, err_name(errno));
+    free(f->buf);
+    free(f->sums);
+    free(f->base);
+}
+
+/* An import that has come in already: 0, it is in place. -ENODATA: there is none, or it cannot be used. ERR_AGAIN_LATER without a text: it is coming, and
+ * this thread will be kicked. */
+static int use_incoming(struct image_client *c, struct database *db, struct err *e)
+{
+    struct fetch f = {.c = c, .db = db, .fd = -1, .data_fd = -1};
+    int rc = take_incoming(&f);
+    if (rc < 0)
+        return rc;
+    rc = rc ? install(&f, e) : -ENODATA;
+    if (!rc) {
+        metrics_add(METRIC_IMPORTS_TAKEN, 1);
+        log_info("image", "%s: %u pages of %u bytes had come in already, LSN %llu", db->name, f.end.commit, f.end.page_size, (unsigned long long)f.end.lsn);
+    }
+    close_fetch(&f, false);
+    return rc;
+}
+
 static int fetch_image(struct image_client *c, struct database *db, struct err *e)
 {
-    struct fetch f = {.c = c, .db = db, .fd = -1};
-    int rc = take_base(&f, e);
+    struct fetch f = {.c = c, .db = db, .fd = -1, .data_fd = -1};
+    int rc = use_incoming(c, db, e);
+    if (rc != -ENODATA)
+        return rc;
+    rc = take_base(&f, e);
     if (!rc)
         rc = open_temp(&f, c->failed == db, e);
-    if (!rc) {
+    if (!rc)
         rc = fetch_from(&f, e);
-        bool keep = keeps_temp(&f, rc);
-        pthread_mutex_lock(&db->sqlite); /* it may be the database by now: see database.h */
-        close(f.fd);
-        pthread_mutex_unlock(&db->sqlite);
-        if (!keep && unlinkat(c->node->mount_fd, f.temp, 0) && errno != ENOENT)
-            log_warn("image", "cannot remove %s: %s", f.temp, err_name(errno));
-    }
+    close_fetch(&f, f.temp[0] && keeps_temp(&f, rc));
     if (rc == ERR_CHECKSUM) { /* next time more is compared, and then nothing is taken for granted */
         c->failures = c->failed == db ? c->failures + 1 : 1;
         c->failed = db;
@@ -658,9 +715,6 @@ static int fetch_image(struct image_client *c, struct database *db, struct err *
         c->failed = NULL;
         c->failures = 0;
     }
-    free(f.buf);
-    free(f.sums);
-    free(f.base);
     return rc;
 }
 
@@ -677,6 +731,8 @@ static unsigned fetch_all(struct image_client *c, bool *failed)
         if (!wants_image(list[i]))
             continue;
         int rc = fetch_image(c, list[i], &e);
+        if (rc == ERR_AGAIN_LATER && !e.code)
+            continue;
         if (rc && rc != -ECANCELED)
             log_warn("image", "%s: %s; trying again", list[i]->name, e.text);
         *failed |= rc != 0;
@@ -719,6 +775,7 @@ static void *run(void *arg)
         if (first)
             databases_each(c->node->databases, remove_leftover, c->node);
         first = false;
+        incoming_trim(c->node);
         do
             failed = false;
         while (fetch_all(c, &failed));
@@ -755,7 +812,7 @@ void image_client_kick(struct node *n)
     pthread_mutex_unlock(&c->lock);
 }
 
-void image_client_close(struct node *n)
+void image_client_stop(struct node *n)
 {
     struct image_client *c = n->image_client;
     if (!c)
@@ -766,6 +823,13 @@ void image_client_close(struct node *n)
     pthread_mutex_unlock(&c->lock);
     http_client_abort(c->http);
     pthread_join(c->thread, NULL);
+}
+
+void image_client_close(struct node *n)
+{
+    struct image_client *c = n->image_client;
+    if (!c)
+        return;
     http_client_free(c->http);
     pthread_cond_destroy(&c->changed);
     pthread_mutex_destroy(&c->lock);

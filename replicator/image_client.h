@@ -7,6 +7,8 @@
 struct image_client;
 
 int image_client_open(struct node *n, struct err *e);
+/* Ends the thread; kicks are still taken. When nobody kicks any more: image_client_close. */
+void image_client_stop(struct node *n);
 void image_client_close(struct node *n);
 /* There is a database in state IMAGE. Any thread. */
 void image_client_kick(struct node *n);

@@ -13,7 +13,7 @@ void image_server_get(struct api *a, struct http_request *req, const char *name)
 /* What db is now, and the LSN at which that stands exactly. An error when there is nothing, or nothing that is fit to be sent. Takes db->lock. Any thread. */
 int image_look(struct node *n, struct database *db, struct dbstate *st, uint64_t *lsn, struct err *e);
 
-/* Copies in the making lie in <data>/run under this prefix; import_clean removes what a dead process left. */
+/* Copies in the making lie in <data>/run under this prefix; import_clean_copies removes what a dead process left. */
 #define IMAGE_COPY_PREFIX "copy."
 
 /* format=sqlite: image_copy.c. */

@@ -10,7 +10,10 @@
 #include "lib/util.h"
 #include "replicator/api_private.h"
 #include "replicator/capture.h"
+#include "replicator/import_feed.h"
+#include "replicator/incoming.h"
 #include "replicator/metrics.h"
+#include "replicator/txrecord.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -32,6 +35,7 @@ struct import {
     int fd;         /* the temporary file, through the mount; -1 */
     int backing_fd; /* the same in the backing directory */
     int64_t size, flushed;
+    struct import_feed *feed; /* replicas get it meanwhile; NULL: too small, of unknown size, or over. The loop's thread */
     struct err e; /* of the job; code 0: none */
     size_t made;  /* length of the part of name whose directory was made here first; 0: none was */
     char name[LAYOUT_NAME_MAX + 1];
@@ -173,9 +177,16 @@ static void clean_done(struct job *job)
     free(im);
 }
 
+static void end_feed(struct import *im, bool whole)
+{
+    import_feed_end(im->feed, whole);
+    im->feed = NULL;
+}
+
 /* The last step in the loop: everything was answered, and the request is gone. */
 static void finish(struct import *im)
 {
+    end_feed(im, false);
     metrics_add(METRIC_IMPORT_BYTES, (uint64_t)im->size);
     im->job.work = clean_work;
     im->job.done = clean_done;
@@ -226,11 +237,26 @@ static bool came_back(struct import *im)
     return !im->answered;
 }
 
+static bool is_new(struct import *im)
+{
+    struct database *db = databases_find(im->node->databases, im->name);
+    if (!db)
+        return true;
+    pthread_mutex_lock(&db->lock);
+    bool new = db->state == DATABASE_ABSENT;
+    pthread_mutex_unlock(&db->lock);
+    return new;
+}
+
 static void open_done(struct job *job)
 {
     struct import *im = (struct import *)job;
-    if (came_back(im))
-        http_body_resume(im->req);
+    if (!came_back(im))
+        return;
+    int64_t announced = http_body_length(im->req);
+    if (announced >= INCOMING_MIN && (announced > (int64_t)TX_PAGES_MAX || is_new(im))) /* otherwise its pages go into the log */
+        im->feed = import_feed_open(im->api->streams, im->name, im->backing_fd, announced);
+    http_body_resume(im->req);
 }
 
 static void commit_done(struct job *job)
@@ -266,6 +292,7 @@ static void on_data(struct http_request *req, const void *data, size_t len, void
         sync_file_range(im->backing_fd, im->flushed, im->size - im->flushed, SYNC_FILE_RANGE_WRITE);
         im->flushed = im->size;
     }
+    import_feed_grow(im->feed, im->size);
 }
 
 static void on_end(struct http_request *req, void *arg)
@@ -274,6 +301,7 @@ static void on_end(struct http_request *req, void *arg)
     (void)req;
     if (im->answered)
         return;
+    end_feed(im, true);
     submit(im, commit_work, commit_done);
 }
 

@@ -1,4 +1,4 @@
-/* PUT and DELETE /v1/databases/NAME. The loop's thread, but import_clean. */
+/* PUT and DELETE /v1/databases/NAME. The loop's thread, but for what removes leftovers. */
 #ifndef EDGEFS_IMPORT_H
 #define EDGEFS_IMPORT_H
 
@@ -10,8 +10,10 @@ struct http_request;
 void import_put(struct api *a, struct http_request *req, const char *name);
 void import_delete(struct api *a, struct http_request *req, const char *name);
 
-/* Removes what imports, and image copies, of a process that died have left. Once, at start, when the mount is served; blocks; calls into
- * the mount. */
+/* Removes image copies that a process that died has left. Once, at start, before any is made. */
+void import_clean_copies(struct node *n);
+/* The same for imports, a replica's incoming ones too. Once, when edgefs-fs knows this process (nobody else may remove such files) and before the follower
+ * starts; blocks; calls into the mount. */
 void import_clean(struct node *n);
 
 /* import_commit.c, for import.c; threads that may block. */

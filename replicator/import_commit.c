@@ -193,7 +193,7 @@ int import_captured(struct node *n, struct database *db, struct err *e)
 
 /* ---- leftovers ---- */
 
-static void clean_below(struct node *n, const char *dir, int depth)
+static void clean_below(struct node *n, const char *dir, const char *own, int depth)
 {
     int fd = openat(n->db_fd, *dir ? dir : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
@@ -210,14 +210,15 @@ static void clean_below(struct node *n, const char *dir, int depth)
             (size_t)snprintf(path, sizeof path, "%s%s%s", dir, *dir ? "/" : "", de->d_name) >= sizeof path)
             continue;
         if (de->d_type == DT_DIR && depth < DEPTH_MAX)
-            clean_below(n, path, depth + 1);
-        else if (strncmp(de->d_name, prefix, sizeof prefix - 1) == 0 && unlinkat(n->mount_fd, path, 0) == 0)
+            clean_below(n, path, own, depth + 1);
+        else if (strncmp(de->d_name, prefix, sizeof prefix - 1) == 0 && strncmp(de->d_name, own, strlen(own)) != 0 &&
+                 unlinkat(n->mount_fd, path, 0) == 0)
             log_info("import", "removed %s, left by an import that did not end", path);
     }
     closedir(d);
 }
 
-static void clean_copies(struct node *n)
+void import_clean_copies(struct node *n)
 {
     int fd = openat(n->data_fd, LAYOUT_RUN, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
@@ -235,6 +236,7 @@ static void clean_copies(struct node *n)
 
 void import_clean(struct node *n)
 {
-    clean_below(n, "", 0);
-    clean_copies(n);
+    char own[32];
+    snprintf(own, sizeof own, LAYOUT_PRIVATE_PREFIX "import-%d-", (int)getpid());
+    clean_below(n, "", own, 0);
 }

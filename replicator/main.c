@@ -9,6 +9,7 @@
 #include "replicator/follower.h"
 #include "replicator/hooks.h"
 #include "replicator/image_client.h"
+#include "replicator/incoming.h"
 #include "replicator/import.h"
 #include "replicator/keeper.h"
 #include "replicator/lease_etcd.h"
@@ -103,6 +104,8 @@ static int start_threads(struct program *p, struct err *e)
     if (!rc)
         rc = worker_open(n, &n->differ, e);
     if (!rc)
+        rc = incoming_open(n, e);
+    if (!rc)
         rc = image_client_open(n, e);
     if (!rc)
         rc = api_open(n, p->base, &p->api, e);
@@ -120,6 +123,8 @@ static int start_threads(struct program *p, struct err *e)
      * for us, and a replicator that is killed in there cannot end, so that no successor comes that could answer. */
     if (!rc && hooks_wait_role(n->hooks, now_ns() + HELLO_NS))
         log_warn("main", "edgefs-fs does not answer yet");
+    if (!rc)
+        import_clean(n);
     if (!rc)
         rc = upstream_open(n, &n->upstream_choice, e);
     if (!rc)
@@ -157,9 +162,12 @@ static void stop_threads(struct program *p)
     n->neighbours = NULL;
     lease_etcd_close(n->lease, p->release);
     keeper_close(p->keeper);
+    incoming_stop(n); /* it kicks the image thread, which hurries the follower, which kicks both */
+    image_client_stop(n);
     follower_close(n->follower);
     upstream_close(n->upstream_choice);
     image_client_close(n);
+    incoming_close(n);
     capture_stop(n->capture); /* it posts jobs, and jobs post to it: neither is freed before both stand still */
     worker_close(n->worker);
     worker_close(n->differ);
@@ -237,7 +245,7 @@ int main(int argc, char **argv)
     p.base = event_base_new();
     int rc = p.base ? startup_open(&p.node, config, &e) : err_errno(&e, ENOMEM, "event loop");
     if (!rc) {
-        import_clean(&p.node);
+        import_clean_copies(&p.node);
         rc = start_threads(&p, &e);
     }
     if (rc) {

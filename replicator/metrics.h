@@ -14,6 +14,7 @@
     X(APPLIED_WRITES, "edgefs_applied_writes_total", "Transactions that were written into databases of this replica.") \
     X(IMAGES_FETCHED, "edgefs_images_fetched_total", "Database images that this replica fetched.")                     \
     X(IMAGE_PAGES_FETCHED, "edgefs_image_pages_fetched_total", "Pages that came for them: of a database that is here already, only those that differ.") \
+    X(IMPORTS_TAKEN, "edgefs_imports_taken_total", "Imports that this replica had fetched by the time their records came.") \
     X(STREAMS, "edgefs_streams_opened_total", "Streams that replicas opened here.")                                    \
     X(STREAM_BYTES, "edgefs_stream_sent_bytes_total", "Bytes of log records given to streams.")                        \
     X(IMAGES, "edgefs_images_sent_total", "Database images that were sent completely.")                                \

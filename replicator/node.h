@@ -40,6 +40,7 @@ struct replicas;
 struct scrub;
 struct http_server;
 struct image_client;
+struct incoming;
 struct lease_etcd;
 struct neighbours;
 struct position_server;
@@ -69,6 +70,7 @@ struct node {
     struct upstream *upstream_choice;
     struct follower *follower;
     struct image_client *image_client;
+    struct incoming *incoming;
     struct replicas *replicas;
     struct scrub *scrub;
     struct http_server *http;

@@ -301,6 +301,20 @@ static void on_heartbeat(evutil_socket_t fd, short what, void *arg)
     pump_all(s); /* a record whose wake was lost for lack of memory waits a second at most */
 }
 
+void stream_server_incoming(struct stream_server *s, const char *name, uint64_t id, int64_t size)
+{
+    struct stream *st;
+    char text[17];
+    snprintf(text, sizeof text, "%016" PRIx64, id);
+    json_t *o = json_pack("{s:s,s:s,s:I}", "name", name, "id", text, "size", (json_int_t)size);
+    if (!o)
+        return;
+    LIST_FOREACH(st, &s->streams, link)
+    if (!st->ended && st->node[0] && (!st->filtered || filter_wants(&st->filter, name)) && http_pending(st->req) < HIGH_WATER)
+        (void)send_frame(st, RECORD_INCOMING, rlog_last(s->node->rlog), o); /* a lost connection tells its closed callback */
+    json_decref(o);
+}
+
 /* ---- start and end of a stream ---- */
 
 /* Whether records can simply follow position (E, N). */

@@ -25,6 +25,8 @@ void stream_server_close(struct stream_server *s);
 void stream_server_handle(struct http_request *req, void *ctx);
 /* Streams open now. Any thread. */
 unsigned stream_server_count(const struct stream_server *s);
+/* Tells all streams of nodes of an import that is coming in (RECORD_INCOMING). The loop's thread. */
+void stream_server_incoming(struct stream_server *s, const char *name, uint64_t id, int64_t size);
 /* The log has grown (sequencer_on_append's listener; any thread; cheap when nobody listens or a wake is already under way). */
 void stream_server_wake(void *stream_server);
 /* Says to every stream who is primary now, as at its start: for a replica that learns of another one (any thread; returns at once). */

@@ -46,6 +46,8 @@ enum record_type {
                              * frame, and every database needs an image. Payload: JSON, as of the first HEARTBEAT, and
                              * "databases":[{"name":…},…] */
     RECORD_HANDOFF = 130,   /* payload: JSON {"primary":NAME,"url":URL,"epoch":N}: follow that node from now on */
+    RECORD_INCOMING = 132,  /* an import is coming in: payload: JSON {"name":NAME,"id":16 hex digits,"size":N}. GET /v1/imports/ID has its bytes
+                             * already; who does not want them gets an image after its STATE record */
     RECORD_GOODBYE = 131,   /* the server ends the stream; reconnect with back-off. Payload: JSON {"reason":TEXT}, for the log */
 };
 

@@ -111,6 +111,11 @@ void http_client_on_idle(struct http_client *c, int (*on_idle)(void *ctx), void 
     c->idle_ctx = ctx;
 }
 
+void http_client_wake(struct http_client *c)
+{
+    curl_multi_wakeup(c->multi);
+}
+
 void http_client_abort(struct http_client *c)
 {
     atomic_store(&c->aborted, true);

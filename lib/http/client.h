@@ -48,6 +48,9 @@ int http_client_set_authorization(struct http_client *c, const char *value);
  * returns how many milliseconds to wait at most before it is called again; negative: no limit. NULL: nobody is called. */
 void http_client_on_idle(struct http_client *c, int (*on_idle)(void *ctx), void *ctx);
 
+/* Any thread: on_idle of the download that runs now is called soon, whatever it has asked for. */
+void http_client_wake(struct http_client *c);
+
 /* Any thread: the request that runs now (or else the next one) ends at once with -ECANCELED. */
 void http_client_abort(struct http_client *c);
 

@@ -664,6 +664,7 @@ static void what_a_dead_import_left_is_removed_at_start(void **state)
         snprintf(path, sizeof path, "%s/%s", w->dir, names[i]);
         close(open(path, O_CREAT | O_WRONLY, 0600));
     }
+    import_clean_copies(&w->n);
     import_clean(&w->n);
     for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
         snprintf(path, sizeof path, "%s/%s", w->dir, names[i]);
