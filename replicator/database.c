@@ -2,6 +2,7 @@
 
 #include "lib/log.h"
 #include "lib/util.h"
+#include "replicator/scan.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -70,6 +71,7 @@ void databases_close(struct databases *d)
     {
         HASH_DEL(d->by_name, en);
         sums_close(en->db.sums);
+        scan_forget_given(&en->db);
         free_entry(en);
     }
     pthread_mutex_destroy(&d->lists);
@@ -314,17 +316,22 @@ void database_settle(struct databases *d, struct database *db, const struct file
     sums_touch(db->sums, &st);
 }
 
+struct filestamp filestamp_of(const struct stat *st)
+{
+    return (struct filestamp){
+        .ino = st->st_ino,
+        .size = st->st_size,
+        .mtime_ns = (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec,
+        .ctime_ns = (int64_t)st->st_ctim.tv_sec * 1000000000 + st->st_ctim.tv_nsec,
+    };
+}
+
 struct filestamp database_stamp(int db_dirfd, const char *name)
 {
     struct stat st;
     if (fstatat(db_dirfd, name, &st, AT_SYMLINK_NOFOLLOW) || !S_ISREG(st.st_mode))
         return (struct filestamp){0};
-    return (struct filestamp){
-        .ino = st.st_ino,
-        .size = st.st_size,
-        .mtime_ns = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec,
-        .ctime_ns = (int64_t)st.st_ctim.tv_sec * 1000000000 + st.st_ctim.tv_nsec,
-    };
+    return filestamp_of(&st);
 }
 
 bool filestamp_same_contents(const struct filestamp *a, const struct filestamp *b)

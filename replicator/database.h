@@ -60,6 +60,7 @@ struct database {
     uint32_t past_size;  /* entries of the array, a power of two */
     struct capture_file *capture;
     struct apply_file *apply;
+    struct scan_given *given; /* scan.c */
     void *merge;  /* follower's thread: apply_records.c */
     uint32_t opens_told; /* capture's thread: the connection to edgefs-fs that last said that it is open */
     bool watched; /* capture's thread: its files are watched (filewatch.h) */
@@ -94,6 +95,8 @@ void database_lock_two(struct database *a, struct database *b);
 
 /* What stat(2) says of name now; zeroes if there is no such file. No call into the mount. */
 struct filestamp database_stamp(int db_dirfd, const char *name);
+struct stat;
+struct filestamp filestamp_of(const struct stat *st);
 bool filestamp_same(const struct filestamp *a, const struct filestamp *b);
 /* The same but for the change time, which a rename moves, too. */
 bool filestamp_same_contents(const struct filestamp *a, const struct filestamp *b);

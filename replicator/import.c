@@ -13,6 +13,8 @@
 #include "replicator/import_feed.h"
 #include "replicator/incoming.h"
 #include "replicator/metrics.h"
+#include "replicator/pagesums.h"
+#include "replicator/scan.h"
 #include "replicator/txrecord.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -35,6 +37,7 @@ struct import {
     int fd;         /* the temporary file, through the mount; -1 */
     int backing_fd; /* the same in the backing directory */
     int64_t size, flushed;
+    struct pagesums sums;     /* taken as it comes, of one that is announced. The loop's thread; in COMMITTING the job's */
     struct import_feed *feed; /* replicas get it meanwhile; NULL: too small, of unknown size, or over. The loop's thread */
     struct err e; /* of the job; code 0: none */
     size_t made;  /* length of the part of name whose directory was made here first; 0: none was */
@@ -110,6 +113,17 @@ static void open_work(struct job *job)
 
 /* ---- COMMITTING ---- */
 
+/* The pages need not be read again to be compared, if they are those that came in. */
+static void give_sums(struct import *im)
+{
+    struct err e;
+    struct database *db = im->sums.sums && im->sums.pages == im->sums.commit ? databases_get(im->node->databases, im->name, &e) : NULL;
+    if (!db)
+        return;
+    scan_give(db, im->backing_fd, im->sums.page_size, im->sums.commit, im->sums.sums);
+    im->sums.sums = NULL;
+}
+
 static int commit(struct import *im, struct err *e)
 {
     struct node *n = im->node;
@@ -121,6 +135,8 @@ static int commit(struct import *im, struct err *e)
     int rc = ftruncate(im->fd, im->size) ? err_errno(e, errno, "%s", im->temp) : import_check(im->backing_fd, path, e);
     if (!rc && fdatasync(im->backing_fd))
         rc = err_errno(e, errno, "%s", im->temp);
+    if (!rc)
+        give_sums(im);
     close(im->fd); /* while it is not the database yet: later that would drop libsqlite3's locks on it (database.h) */
     im->fd = -1;
     if (!rc)
@@ -174,6 +190,7 @@ static void clean_done(struct job *job)
 {
     struct import *im = (struct import *)job;
     imports_open--;
+    pagesums_free(&im->sums);
     free(im);
 }
 
@@ -275,7 +292,11 @@ static void commit_done(struct job *job)
 static void on_data(struct http_request *req, const void *data, size_t len, void *arg)
 {
     struct import *im = arg;
-    (void)req;
+    struct err ignored;
+    if (im->feed && !im->size && pagesums_begin(&im->sums, data, len, http_body_length(req), &ignored))
+        pagesums_free(&im->sums); /* then they are taken when it is compared */
+    if (im->sums.sums)
+        pagesums_add(&im->sums, data, len);
     for (size_t done = 0; done < len && !im->answered;) {
         ssize_t k = pwrite(im->backing_fd, (const char *)data + done, len - done, im->size);
         if (k < 0 && errno == EINTR)

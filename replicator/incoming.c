@@ -1,11 +1,10 @@
 #include "replicator/incoming.h"
 
-#include "lib/crc.h"
 #include "lib/http/client.h"
 #include "lib/log.h"
-#include "lib/sqlitefile.h"
 #include "lib/util.h"
 #include "replicator/image_client.h"
+#include "replicator/pagesums.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -31,9 +30,7 @@ struct incoming {
     int64_t size, got;
     char name[LAYOUT_NAME_MAX + 1];
     struct incoming_file file;
-    uint8_t *page; /* the one that is incomplete */
-    uint32_t page_len;
-    uint32_t pages; /* whose checksums are taken */
+    struct pagesums sums; /* the thread's */
     struct err error;
 };
 
@@ -110,49 +107,6 @@ static int open_temp(struct incoming *in, struct err *e)
     return f->data_fd < 0 ? err_errno(e, errno, "open %s", f->temp) : 0;
 }
 
-/* The first piece tells the page size, which tells the rest. */
-static int begin(struct incoming *in, const uint8_t *p, size_t n)
-{
-    struct dbfile_header h;
-    if (n < DBFILE_HEADER_SIZE || dbfile_header_decode(p, n, &h) || in->size % h.page_size || in->size / h.page_size > UINT32_MAX)
-        return err_set(&in->error, ERR_NOT_DATABASE, "what comes in is no database"); /* or its first piece is very small: an image will do */
-    in->file.page_size = h.page_size;
-    in->file.commit = (uint32_t)(in->size / h.page_size);
-    in->file.sums = calloc(in->file.commit, sizeof *in->file.sums);
-    in->page = malloc(h.page_size);
-    return in->file.sums && in->page ? 0 : err_errno(&in->error, ENOMEM, "import of %u pages", in->file.commit);
-}
-
-static void take_page(struct incoming *in, const uint8_t *page)
-{
-    uint32_t pgno = ++in->pages;
-    uint64_t sum = pgno == lock_pgno(in->file.page_size) ? 0 : page_checksum(pgno, page, in->file.page_size);
-    in->file.sums[pgno - 1] = sum;
-    in->file.checksum ^= sum;
-}
-
-static void take_sums(struct incoming *in, const uint8_t *p, size_t n)
-{
-    const uint32_t size = in->file.page_size;
-    while (n) {
-        if (!in->page_len && n >= size) {
-            take_page(in, p);
-            p += size;
-            n -= size;
-            continue;
-        }
-        size_t k = MIN(n, (size_t)(size - in->page_len));
-        memcpy(in->page + in->page_len, p, k);
-        in->page_len += (uint32_t)k;
-        p += k;
-        n -= k;
-        if (in->page_len == size) {
-            take_page(in, in->page);
-            in->page_len = 0;
-        }
-    }
-}
-
 static int on_data(void *ctx, const void *data, size_t n)
 {
     struct incoming *in = ctx;
@@ -163,10 +117,10 @@ static int on_data(void *ctx, const void *data, size_t n)
         return err_set(&in->error, -ECANCELED, "no longer wanted");
     if ((int64_t)n > in->size - in->got)
         return err_set(&in->error, -EMSGSIZE, "more comes than was announced");
-    int rc = in->got ? 0 : begin(in, data, n);
+    int rc = in->got ? 0 : pagesums_begin(&in->sums, data, n, in->size, &in->error); /* a very small first piece: an image will do */
     if (rc)
         return rc;
-    take_sums(in, data, n);
+    pagesums_add(&in->sums, data, n);
     for (size_t done = 0; done < n;) {
         ssize_t k = pwrite(in->file.data_fd, (const uint8_t *)data + done, n - done, in->got);
         if (k < 0 && errno == EINTR)
@@ -188,12 +142,17 @@ static int fetch(struct incoming *in, struct err *e)
     rc = http_client_download(in->http, in->url, on_data, in, &status, e);
     if (rc && in->error.code == rc)
         *e = in->error;
-    if (!rc && (in->got != in->size || in->pages != in->file.commit))
+    if (!rc && (in->got != in->size || in->sums.pages != in->sums.commit))
         rc = err_set(e, -ECONNRESET, "it ended early");
     /* The bytes went past the mount: all that it has to be told is the size. */
     if (!rc && ftruncate(in->file.fd, in->size))
         rc = err_errno(e, errno, "%s", in->file.temp);
-    in->file.checksum |= CHECKSUM_FLAG;
+    in->file.page_size = in->sums.page_size;
+    in->file.commit = in->sums.commit;
+    in->file.checksum = in->sums.checksum;
+    in->file.sums = in->sums.sums;
+    in->sums.sums = NULL;
+    pagesums_free(&in->sums);
     return rc;
 }
 
@@ -204,8 +163,6 @@ static void *run(void *arg)
     prctl(PR_SET_NAME, "incoming");
     uint64_t began = now_ns();
     int rc = fetch(in, &e);
-    free(in->page);
-    in->page = NULL;
     pthread_mutex_lock(&in->lock);
     if (rc)
         throw_away(in);
@@ -237,7 +194,6 @@ void incoming_announced(struct node *n, const char *url, const char *name, uint6
         snprintf(in->url, sizeof in->url, "%s/v1/imports/%016" PRIx64, url, id);
         in->size = size;
         in->got = 0;
-        in->pages = in->page_len = 0;
         in->error = (struct err){0};
         snprintf(in->name, sizeof in->name, "%s", name);
         in->phase = COMING;

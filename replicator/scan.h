@@ -32,6 +32,11 @@ struct scan_result {
 
 struct scan;
 
+/* The file that fd (the backing file, about to become database db) is has these page checksums, commit of them, which are taken over: the next scan of db takes
+ * them for what the file alone is, if it is that file and nobody has written to it since this call. Any thread. */
+void scan_give(struct database *db, int fd, uint32_t page_size, uint32_t commit, uint64_t *sums);
+void scan_forget_given(struct database *db);
+
 enum scan_lock {
     SCAN_FREE,   /* takes no lock that a writer meets */
     SCAN_SHARED, /* without a WAL: holds SHARED until scan_close, as a reader does; writers wait */
