@@ -34,6 +34,7 @@ struct import {
     struct http_request *req; /* NULL once the client is gone */
     bool working;  /* the job is with the pool: the loop touches nothing below */
     bool answered;
+    bool complete; /* the whole body has come */
     int fd;         /* the temporary file, through the mount; -1 */
     int backing_fd; /* the same in the backing directory */
     int64_t size, flushed;
@@ -194,16 +195,11 @@ static void clean_done(struct job *job)
     free(im);
 }
 
-static void end_feed(struct import *im, bool whole)
-{
-    import_feed_end(im->feed, whole);
-    im->feed = NULL;
-}
-
 /* The last step in the loop: everything was answered, and the request is gone. */
 static void finish(struct import *im)
 {
-    end_feed(im, false);
+    import_feed_end(im->feed, im->complete); /* not before: a replica may ask only now */
+    im->feed = NULL;
     metrics_add(METRIC_IMPORT_BYTES, (uint64_t)im->size);
     im->job.work = clean_work;
     im->job.done = clean_done;
@@ -322,7 +318,7 @@ static void on_end(struct http_request *req, void *arg)
     (void)req;
     if (im->answered)
         return;
-    end_feed(im, true);
+    im->complete = true;
     submit(im, commit_work, commit_done);
 }
 

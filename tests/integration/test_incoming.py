@@ -48,6 +48,15 @@ class Upload:
 
 @both_modes
 class Incoming(EdgeTest):
+    def import_seen(self, a, replicas, name, data):
+        """An import that the replicas are fetching before its last byte is sent: a small one is over before they can ask."""
+        up = Upload(a, name, data)
+        up.send(len(data) // 2)
+        for n in replicas:
+            wait_until(lambda n=n: any(os.path.getsize(f) > 4 << 20 for f in private_files(n)), 30, f"{n.name} fetches it")
+        self.assertEqual(up.finish(), 200)
+        up.conn.close()
+
     def came_in(self, node):
         return node.metric("edgefs_imports_taken_total"), node.metric("edgefs_images_fetched_total")
 
@@ -55,8 +64,8 @@ class Incoming(EdgeTest):
     def test_a_replica_has_an_import_without_an_image(self):
         with Cluster(3, self.passthrough) as cluster:
             a, *replicas = cluster.nodes
-            path, _ = make(a, "one.db", "one")
-            harness.ctl(a, "import", path, "sub/dir/x.db")
+            _, data = make(a, "one.db", "one")
+            self.import_seen(a, replicas, "sub%2Fdir%2Fx.db", data)
             cluster.sync()
             cluster.identical()
             for n in replicas:
@@ -96,7 +105,7 @@ class Incoming(EdgeTest):
             up.conn.close()
             wait_until(lambda: not private_files(b) and not private_files(a), 30, lambda: f"both have removed it: {private_files(a)} {private_files(b)}")
             self.assertNotIn("x.db", b.databases())
-            harness.ctl(a, "import", path, "x.db")
+            self.import_seen(a, [b], "x.db", data)
             cluster.sync()
             self.assertEqual(self.came_in(b), (1, 1))
             cluster.identical()
