@@ -60,6 +60,10 @@ class Incoming(EdgeTest):
     def came_in(self, node):
         return node.metric("edgefs_imports_taken_total"), node.metric("edgefs_images_fetched_total")
 
+    def wait_came_in(self, node, want):
+        """(imports taken, images fetched); counted a moment after the database is in place."""
+        wait_until(lambda: self.came_in(node) == want, 30, lambda: f"{node.name}: {self.came_in(node)}, not {want}")
+
     @within(60)
     def test_a_replica_has_an_import_without_an_image(self):
         with Cluster(3, self.passthrough) as cluster:
@@ -69,7 +73,7 @@ class Incoming(EdgeTest):
             cluster.sync()
             cluster.identical()
             for n in replicas:
-                self.assertEqual(self.came_in(n), (1, 0), n.name)
+                self.wait_came_in(n, (1, 0))
                 self.assertEqual(n.sql("sub/dir/x.db", "SELECT count(*), min(mark) FROM t"), [(MB * 10, "one")])
                 self.assertEqual(private_files(n), [])
             a.sql("sub/dir/x.db", "INSERT INTO t (mark) VALUES ('more')")
@@ -85,7 +89,7 @@ class Incoming(EdgeTest):
             path, _ = make(a, "new.db", "new")
             harness.ctl(a, "import", path, "x.db")
             cluster.sync()
-            self.assertEqual(self.came_in(b), (0, 0))
+            self.wait_came_in(b, (0, 0))
             self.assertNotIn("came in", b.log())
             self.assertEqual(b.sql("x.db", "SELECT count(*), max(mark) FROM t"), [(MB * 10, "new")])
             cluster.identical()
@@ -101,13 +105,13 @@ class Incoming(EdgeTest):
             # Meanwhile another one: this replica fetches one at a time, so it comes as an image, and so does what has the same name.
             harness.ctl(a, "import", path, "other.db")
             cluster.sync()
-            self.assertEqual(self.came_in(b), (0, 1))
+            self.wait_came_in(b, (0, 1))
             up.conn.close()
             wait_until(lambda: not private_files(b) and not private_files(a), 30, lambda: f"both have removed it: {private_files(a)} {private_files(b)}")
             self.assertNotIn("x.db", b.databases())
             self.import_seen(a, [b], "x.db", data)
             cluster.sync()
-            self.assertEqual(self.came_in(b), (1, 1))
+            self.wait_came_in(b, (1, 1))
             cluster.identical()
 
     @within(90)
