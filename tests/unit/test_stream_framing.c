@@ -118,7 +118,7 @@ struct client {
 
 static int get(struct world *w, const char *query, struct client *c)
 {
-    char req[1024];
+    char req[2048];
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(http_server_port(w->n.http)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     struct timeval tv = {.tv_sec = 5};
     *c = (struct client){.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), .cap = 64 << 20};
