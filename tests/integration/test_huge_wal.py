@@ -27,8 +27,8 @@ def fill(db, first, count):
     db.execute("COMMIT")
 
 
-@unittest.skipUnless(harness.LONG, "a campaign of its own (LONG=1)")
 @both_modes
+@unittest.skipUnless(harness.LONG, "a campaign of its own (LONG=1)")
 class HugeWal(EdgeTest):
     @within(1200)
     def test_transactions_and_one_transaction(self):
