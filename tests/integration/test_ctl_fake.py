@@ -311,7 +311,7 @@ class Promote(CtlTest):
         a, b = self.nodes("a", "b")
         self.assertEqual(self.ctl(b, "promote", "b"), "b is primary: epoch 4, LSN 4712; writes paused for 12 ms\n")
         (_, _, body, _), = a.seen("POST", "/v1/promote")
-        self.assertEqual(json.loads(body), {"node": "b", "timeout_ms": 10000})
+        self.assertEqual(json.loads(body), {"node": "b", "timeout_ms": 10000, "now": False})
         self.assertEqual(b.seen("POST", "/"), [])
 
     def test_time_out_is_passed_on_and_undone_is_no(self):
