@@ -250,24 +250,13 @@ static bool came_back(struct import *im)
     return !im->answered;
 }
 
-static bool is_new(struct import *im)
-{
-    struct database *db = databases_find(im->node->databases, im->name);
-    if (!db)
-        return true;
-    pthread_mutex_lock(&db->lock);
-    bool new = db->state == DATABASE_ABSENT;
-    pthread_mutex_unlock(&db->lock);
-    return new;
-}
-
 static void open_done(struct job *job)
 {
     struct import *im = (struct import *)job;
     if (!came_back(im))
         return;
     int64_t announced = http_body_length(im->req);
-    if (announced >= INCOMING_MIN && (announced > (int64_t)TX_PAGES_MAX || is_new(im))) /* otherwise its pages go into the log */
+    if (announced >= INCOMING_MIN) /* a smaller one is over before anybody could ask for it */
         im->feed = import_feed_open(im->api->streams, im->name, im->backing_fd, announced);
     http_body_resume(im->req);
 }
