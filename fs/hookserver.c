@@ -158,6 +158,11 @@ static void take_out(struct hookserver *h, struct hook_ask *a)
     h->n_asks--;
 }
 
+static uint64_t deadline_of(const struct hook_ask *a)
+{
+    return after_ms(a->wait_ms ? a->wait_ms : HOOKS_TIMEOUT_MS);
+}
+
 static bool park(struct hookserver *h, struct hook_ask *a)
 {
     if (h->n_asks >= HOOKSERVER_ASKS_MAX - 1) {
@@ -184,7 +189,7 @@ static bool ask_locked(struct hookserver *h, struct hook_ask *a)
         return false;
     if (!park(h, a))
         return false;
-    a->deadline = after_ms(HOOKS_TIMEOUT_MS);
+    a->deadline = deadline_of(a);
     if (connected)
         a->sent = post(h, a->kind, a->id, a->value, a->path, a->question);
     if (a->sent)
@@ -215,6 +220,19 @@ static bool empties(const struct hook_ask *a)
     return a->kind == HOOK_EMPTIED || (a->kind == HOOK_CHECKPOINT && a->value == 0);
 }
 
+/* What a question would have said is found by comparing pages; but the sync of a WAL says nothing that its frames do not say. */
+static void mark_missed(struct fs *fs, const struct hook_ask *a)
+{
+    if (a->kind != HOOK_WAL_SYNC)
+        mark_unseen(fs, a->path, empties(a));
+}
+
+static void refuse(struct hook_ask *a)
+{
+    a->answered = true;
+    a->error = EIO;
+}
+
 bool hookserver_ask(struct fs *fs, struct hook_ask *a)
 {
     struct hookserver *h = fs->hooks;
@@ -223,8 +241,13 @@ bool hookserver_ask(struct fs *fs, struct hook_ask *a)
     pthread_mutex_unlock(&h->mutex);
     if (!parked && a->policy == ASK_GO_ON) {
         table_lock(fs->table);
-        mark_unseen(fs, a->path, empties(a));
+        mark_missed(fs, a);
         table_unlock(fs->table);
+    }
+    if (!parked && a->policy == ASK_REFUSE) {
+        refuse(a);
+        spare_defer(fs->spare, &a->work, run_done, a);
+        return true;
     }
     return parked;
 }
@@ -260,9 +283,11 @@ static void end_asks(struct hookserver *h, bool (*give_up)(struct hookserver *h,
         }
     pthread_mutex_unlock(&h->mutex);
     for (unsigned i = 0; i < n; i++) {
-        if (!over[i]->answered && over[i]->policy == ASK_GO_ON) {
+        if (!over[i]->answered && over[i]->policy == ASK_GO_ON && over[i]->kind != HOOK_WAL_SYNC) {
             mark_unseen(h->fs, over[i]->path, empties(over[i]));
             hookserver_tell(h->fs, HOOK_UNSEEN, over[i]->path, NULL);
+        } else if (!over[i]->answered && over[i]->policy == ASK_REFUSE) {
+            refuse(over[i]);
         }
         spare_defer(h->fs->spare, &over[i]->work, run_done, over[i]);
     }
@@ -274,7 +299,7 @@ static bool timed_out(struct hookserver *h, struct hook_ask *a)
     if (now_ns() < a->deadline)
         return false;
     if (a->sent)
-        log_warn("hooks", "%s: no answer to hook %u within %d ms", a->path, a->kind, HOOKS_TIMEOUT_MS);
+        log_warn("hooks", "%s: no answer to hook %u within %llu ms", a->path, a->kind, (unsigned long long)(a->wait_ms ? a->wait_ms : HOOKS_TIMEOUT_MS));
     return true;
 }
 
@@ -365,8 +390,8 @@ static void connected(struct hookserver *h, int fd, pid_t pid)
         struct hook_ask *a = h->asks[i];
         if (!a)
             continue;
-        if (a->policy != ASK_FENCE)
-            a->deadline = after_ms(HOOKS_TIMEOUT_MS);
+        if (a->policy != ASK_FENCE && a->policy != ASK_REFUSE)
+            a->deadline = deadline_of(a);
         a->sent = post(h, a->kind, a->id, a->value, a->path, a->question);
     }
     pthread_mutex_unlock(&h->mutex);

@@ -28,6 +28,7 @@
 enum ask_policy {
     ASK_GO_ON, /* without an answer the call goes on, and the database is marked unseen */
     ASK_FENCE, /* waits for an answer, from this replicator or the next, until the time-out; until then also without a connection */
+    ASK_REFUSE, /* waits like ASK_FENCE; without an answer it counts as answered with EIO */
     ASK_QUERY, /* waits HOOKSERVER_QUERY_WAIT_MS for a replicator, then until the time-out for the answer */
 };
 
@@ -36,6 +37,7 @@ struct hook_ask {
     enum hooks_kind kind;
     enum ask_policy policy;
     uint64_t value;
+    uint64_t wait_ms; /* time-out; 0: HOOKS_TIMEOUT_MS */
     char path[FS_PATH_MAX + 1];
     char question[64]; /* the message's text, NUL-terminated; "": none */
     /* Called exactly once if hookserver_ask returned true; on a spare thread (or the server's, see quick); holds no lock. */
@@ -59,7 +61,7 @@ struct hook_ask {
 int hookserver_start(struct fs *fs, int listen_fd, bool expect, struct err *e);
 
 /* Asks. True: parked, done will be called (perhaps before this returns: the caller must not touch a any more). False: not asked, because
- * nobody is there (or too many are waiting); for ASK_GO_ON the database is marked unseen. The caller holds no lock of fs but may
+ * nobody is there (or too many are waiting); for ASK_GO_ON the database is marked unseen, for ASK_REFUSE it is never so. The caller holds no lock of fs but may
  * hold fs->ns for reading. Never blocks. */
 bool hookserver_ask(struct fs *fs, struct hook_ask *a);
 

@@ -164,7 +164,8 @@ static struct shared_inode *database_of(struct fs *fs, uint32_t parent, const ch
 bool ops_syncs(struct fs *fs, uint32_t parent, const char *name)
 {
     const struct shared_inode *i = database_of(fs, parent, name);
-    return i && (i->flags & INODE_SYNCS);
+    /* Where commits wait for replicas the end of a journal must be seen before it has happened: it may be refused. */
+    return i && (i->flags & INODE_SYNCS) && !fs->config->sync.replicas;
 }
 
 void ops_set_syncs(struct fs *fs, uint32_t parent, const char *name, bool syncs)

@@ -99,6 +99,12 @@ void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);
 void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off, struct fuse_file_info *fi);
 void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi);
+/* ops_sync.c */
+/* The fsync of a WAL whose commits wait for replicas: true if it replies, now or later; false: an ordinary one. */
+bool ops_sync_wal(fuse_req_t req, fuse_ino_t ino);
+/* For a question whose path and kind are set: where replicas are waited for, how long it may take and what happens without an answer. */
+void ops_sync_policy(struct fs *fs, struct hook_ask *a);
+/* ops_data.c */
 void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t length, struct fuse_file_info *fi);
 void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi);
 /* ops_attr.c */

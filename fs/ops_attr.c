@@ -220,6 +220,7 @@ static bool ask_truncate(struct call *c, fuse_ino_t ino, const struct stat *attr
     t->ino = ino;
     t->attr = *attr;
     t->to_set = to_set;
+    ops_sync_policy(fs, &t->ask);
     if (hookserver_ask(fs, &t->ask))
         return true;
     free(t);

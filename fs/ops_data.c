@@ -162,6 +162,8 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
         table_lock(c.fs->table);
         int n = table_path(c.fs->table, (uint32_t)ino, w->ask.path, sizeof w->ask.path);
         table_unlock(c.fs->table);
+        if (n > 0)
+            ops_sync_policy(c.fs, &w->ask);
         if (n > 0 && hookserver_ask(c.fs, &w->ask))
             return;
         free(w);
@@ -242,11 +244,13 @@ static struct journal_sync *ends_by_sync(struct fs *fs, fuse_req_t req, fuse_ino
     return NULL;
 }
 
-/* The commit of every application with synchronous=FULL waits for this: nothing is looked up or asked on the way, but at the end of a journal: then the
- * replicator reads the transaction while the disk works. */
+/* The commit of every application with synchronous=FULL waits for this: nothing is looked up or asked on the way, but at the end of a journal (then the
+ * replicator reads the transaction while the disk works), and where it shall wait for replicas, too. */
 void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
     struct fs *fs = fuse_req_userdata(req);
+    if ((fi->fh & (FH_WAL | FH_REPLICATOR)) == FH_WAL && fs->config->sync.replicas && ops_sync_wal(req, ino))
+        return;
     if (fi->fh & FH_VIRTUAL) {
         fuse_reply_err(req, EINVAL);
         return;

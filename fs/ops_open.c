@@ -57,7 +57,7 @@ static void tell_name(struct fs *fs, enum hooks_kind kind, uint64_t ino)
 
 uint64_t ops_fh(enum name_kind k, int flags, bool replicator)
 {
-    return (replicator ? FH_REPLICATOR : 0u) | (k == NAME_JOURNAL ? FH_JOURNAL : 0u) | (name_is_database(k) ? FH_DATABASE : 0u) |
+    return (replicator ? FH_REPLICATOR : 0u) | (k == NAME_JOURNAL ? FH_JOURNAL : 0u) | (k == NAME_WAL ? FH_WAL : 0u) | (name_is_database(k) ? FH_DATABASE : 0u) |
            (k == NAME_JOURNAL && wants_write(flags) ? FH_WRITES : 0u);
 }
 

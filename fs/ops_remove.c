@@ -391,6 +391,10 @@ static void next_step(struct removal *r)
         r->asked++;
         r->ask.quick = r->ask.kind == HOOK_JOURNAL_END;
         int rc = ops_child_path(fs, target ? r->newparent : r->parent, target ? r->newname : r->name, r->ask.path);
+        r->ask.policy = ASK_GO_ON;
+        r->ask.wait_ms = 0;
+        if (rc == 0)
+            ops_sync_policy(fs, &r->ask);
         if (rc == 0 && hookserver_ask(fs, &r->ask))
             return; /* answered() goes on */
     }
@@ -438,7 +442,6 @@ static void begin(fuse_req_t req, enum removal_kind what, fuse_ino_t parent, con
     memcpy(r->name, name, strlen(name) + 1);
     if (newname)
         memcpy(r->newname, newname, strlen(newname) + 1);
-    r->ask.policy = ASK_GO_ON;
     r->ask.done = answered;
     plan(r);
     next_step(r);

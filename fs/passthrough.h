@@ -28,6 +28,7 @@ enum fh_bits {
     FH_DATABASE = 4,   /* may be a database */
     FH_VIRTUAL = 8,    /* number of its contents in the bits from FH_SHIFT on */
     FH_WRITES = 16,    /* NAME-journal, opened for writing */
+    FH_WAL = 32,       /* NAME-wal */
     FH_SHIFT = 8,
 };
 

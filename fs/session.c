@@ -63,6 +63,13 @@ const struct session_request *session_current(void)
     return &current;
 }
 
+void session_forget_contents(struct fs *fs, uint64_t ino, int64_t offset, int64_t length)
+{
+    int rc = fuse_lowlevel_notify_inval_inode(fs->session->se, ino, offset, length);
+    if (rc && rc != -ENOENT)
+        log_warn("fs", "the kernel does not forget contents that have changed: %s", err_name(rc));
+}
+
 static void note(const void *buf, ssize_t n)
 {
     const struct fuse_in_header *h = buf;

@@ -24,4 +24,8 @@ struct session_request {
 };
 const struct session_request *session_current(void);
 
+/* Has the kernel forget what it has cached of a file's contents (a change that did not come through the mount). Any thread that serves no
+ * request of the kernel's at this moment but may have parked one. */
+void session_forget_contents(struct fs *fs, uint64_t ino, int64_t offset, int64_t length);
+
 #endif

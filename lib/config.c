@@ -707,6 +707,7 @@ void config_free(struct config *c)
     config_free_list(&c->databases.include);
     config_free_list(&c->databases.exclude);
     free(c->upstream);
+    config_free_list(&c->sync.databases);
     free(c->lease.cluster);
     free(c->lease.ca_file);
     free(c->lease.cert_file);

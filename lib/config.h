@@ -66,6 +66,12 @@ struct config {
         uint64_t rate;        /* scrub: {rate: 50MiB}; bytes a second */
     } scrub;
     uint64_t apply_wait_ms; /* apply-wait: 1s */
+    struct { /* synchronous commit: docs/synchronous-commit.md */
+        uint64_t replicas;            /* sync-replicas: that many have a transaction durable before its commit returns; 0: asynchronous */
+        uint64_t timeout_ms;          /* sync-timeout: so long is waited for them */
+        bool refuse;                  /* sync-policy: degrade|refuse; what then */
+        struct config_list databases; /* sync-databases: names (patterns); empty: all */
+    } sync;
     enum log_level log_level; /* logging: {level: info} */
 };
 
@@ -89,6 +95,8 @@ void config_free(struct config *c);
 
 /* Whether this node replicates only some of the databases (databases.include, databases.exclude). */
 bool config_partial(const struct config *c);
+/* How many replicas a commit of that database waits for; 0: none. Any thread. */
+unsigned config_sync_replicas(const struct config *c, const char *database);
 
 /* The node of that name in c->nodes, or NULL. */
 const struct config_node *config_node(const struct config *c, const char *name);

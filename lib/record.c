@@ -60,7 +60,8 @@ static bool name_is_path(const uint8_t *name, size_t n)
 /* Records about a database name it. */
 static bool type_needs_name(uint8_t type)
 {
-    return type == RECORD_TX || type == RECORD_DROP || type == RECORD_RENAME || type == RECORD_STATE;
+    return type == RECORD_TX || type == RECORD_DROP || type == RECORD_RENAME || type == RECORD_STATE || type == RECORD_PREPARE ||
+           type == RECORD_ABORT;
 }
 
 /* Refuses as early as the bytes at hand allow: a reader that waits for more of something that is no header waits in vain. */

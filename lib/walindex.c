@@ -195,14 +195,10 @@ static bool copies_equal(const struct shm_first *f, uint32_t words[HEADER_WORDS]
     return differ == 0;
 }
 
-int walindex_read(const struct walindex *w, struct walindex_header *h)
+static int decode(const uint32_t words[HEADER_WORDS], struct walindex_header *h)
 {
-    uint32_t words[HEADER_WORDS], sum[2];
+    uint32_t sum[2];
     struct shm_header s;
-    int tries = 0;
-    while (!copies_equal(first(w), words))
-        if (++tries == READ_TRIES)
-            return ERR_AGAIN_LATER;
     memcpy(&s, words, sizeof s);
     if (!s.is_init)
         return ERR_AGAIN_LATER;
@@ -223,6 +219,23 @@ int walindex_read(const struct walindex *w, struct walindex_header *h)
         .salt2 = be32toh(s.salt[1]),
     };
     return 0;
+}
+
+int walindex_read(const struct walindex *w, struct walindex_header *h)
+{
+    uint32_t words[HEADER_WORDS];
+    int tries = 0;
+    while (!copies_equal(first(w), words))
+        if (++tries == READ_TRIES)
+            return ERR_AGAIN_LATER;
+    return decode(words, h);
+}
+
+int walindex_decode(const uint8_t buf[WALINDEX_HEADERS_SIZE], struct walindex_header *h)
+{
+    uint32_t words[2][HEADER_WORDS];
+    memcpy(words, buf, sizeof words);
+    return memcmp(words[0], words[1], sizeof words[0]) ? ERR_AGAIN_LATER : decode(words[0], h);
 }
 
 /* Newest frame ≤ max_frame of the table that holds pgno; 0: none; UINT32_MAX: no free slot ends the search, which cannot be.

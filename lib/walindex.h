@@ -73,6 +73,10 @@ void walindex_close(struct walindex *w);
  * they agree and their checksum does not or the version is not ours. Cheap: some tens of ns; called in a loop by capture. */
 int walindex_read(const struct walindex *w, struct walindex_header *h);
 
+/* The same from the first 96 bytes of NAME-shm as they lie in a file. 0, ERR_AGAIN_LATER (the copies differ, or not initialized), ERR_CORRUPT. */
+#define WALINDEX_HEADERS_SIZE 96u
+int walindex_decode(const uint8_t buf[WALINDEX_HEADERS_SIZE], struct walindex_header *h);
+
 /* Newest frame ≤ max_frame that holds pgno, or 0 if none. Maps further regions as needed. UINT32_MAX on failure, with e set: -errno,
  * ERR_AGAIN_LATER (the file does not reach that far: not a published max_frame), ERR_CORRUPT. Frames that were already copied into
  * the database file are found too. max_frame must be a published one. Result is right only while the WAL was not restarted meanwhile: the caller compares salts

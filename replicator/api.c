@@ -14,6 +14,7 @@
 #include "replicator/promotion.h"
 #include "replicator/replicas.h"
 #include "replicator/stream_server.h"
+#include "replicator/sync.h"
 #include "replicator/upstream.h"
 #include <errno.h>
 #include <event2/event.h>
@@ -172,6 +173,9 @@ static void add_node_warnings(struct node *n, json_t *warnings)
     pthread_mutex_unlock(&n->lock);
     if (text[0])
         json_array_append_new(warnings, json_string(text));
+    sync_warning(n->sync, text, sizeof text);
+    if (text[0])
+        json_array_append_new(warnings, json_string(text));
     if (atomic_load(&n->disk_full))
         json_array_append_new(warnings, json_string("the disk of the data directory is full: the log cannot be written"));
 }
@@ -194,14 +198,14 @@ static void on_status(struct http_request *req, void *arg)
                           node_role_name(node_role(n)), "url", url, "primary", primary, "primary_url", primary_url, "epoch",
                           (json_int_t)last.epoch, "lsn", (json_int_t)last.lsn);
     json_t *more = json_pack(
-        "{s:{s:I,s:I},s:{s:I,s:I,s:I,s:I},s:o,s:b,s:s,s:s,s:b,s:I,s:i,s:{s:I,s:I,s:I,s:I},s:O,s:O,s:o,s:o,s:o}", "applied", "epoch",
+        "{s:{s:I,s:I},s:{s:I,s:I,s:I,s:I},s:o,s:b,s:s,s:s,s:b,s:I,s:i,s:{s:I,s:I,s:I,s:I},s:O,s:O,s:o,s:o,s:o,s:o}", "applied", "epoch",
         (json_int_t)applied.epoch, "lsn", (json_int_t)applied.lsn, "log", "first_lsn", (json_int_t)rlog_first(n->rlog), "last_lsn",
         (json_int_t)last.lsn, "durable_lsn", (json_int_t)rlog_durable(n->rlog), "bytes", (json_int_t)rlog_bytes(n->rlog), "lag_ms",
         lag_json(n), "connected", node_live(n), "dir", n->config->dir, "data", n->config->data, "passthrough",
         (int)atomic_load(&n->passthrough), "uptime_s", (json_int_t)((now_ns() - n->start_ns) / 1000000000u), "pid", (int)getpid(),
         "databases", "count", t.count, "bytes", t.bytes, "others", t.others, "warnings", t.warned, "warnings", t.warnings, "replicas", replicas, "nodes",
         node_list(n, url, replicas), "promotion", promotion_status(n), "lease",
-        n->lease ? lease_etcd_status(n->lease) : json_pack("{s:s}", "type", "static"));
+        n->lease ? lease_etcd_status(n->lease) : json_pack("{s:s}", "type", "static"), "sync", sync_json(n->sync));
     if (o && more)
         json_object_update(o, more);
     if (o && node_role(n) == NODE_REPLICA)
@@ -255,6 +259,11 @@ static void on_ack(struct http_request *req, void *arg)
         http_reply_error(req, 400, "needed: {\"node\": name, \"received\": LSN, \"applied\": LSN, \"durable\": LSN}");
     } else {
         replicas_ack(a->node->replicas, node, received, applied, durable);
+        /* Of the epoch that this node is writing (so the histories are the same up to there), and with every database whole. */
+        if (json_is_true(json_object_get(o, "whole")) && (uint64_t)json_integer_value(json_object_get(o, "epoch")) == rlog_last(a->node->rlog).epoch) {
+            replicas_vouch(a->node->replicas, node, durable);
+            sync_vouched(a->node->sync);
+        }
         http_reply(req, 204, NULL, NULL, 0);
     }
     json_decref(o);

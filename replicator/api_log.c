@@ -25,6 +25,10 @@ static const char *type_name(uint8_t type)
         return "noop";
     case RECORD_STATE:
         return "state";
+    case RECORD_PREPARE:
+        return "prepare";
+    case RECORD_ABORT:
+        return "abort";
     default:
         return "unknown";
     }
@@ -71,7 +75,7 @@ static void describe_payload(json_t *o, const struct record_head *h, int fd, int
 {
     uint8_t buf[LAYOUT_NAME_MAX + 1];
     struct record_state st;
-    if (h->type == RECORD_TX) {
+    if (h->type == RECORD_TX || h->type == RECORD_PREPARE) {
         describe_tx(o, fd, at, h->payload_len);
     } else if (h->payload_len <= LAYOUT_NAME_MAX && read_at(fd, buf, h->payload_len, at)) {
         buf[h->payload_len] = '\0';

@@ -506,7 +506,7 @@ static int apply_record(struct apply *a, struct database *db, const struct recor
         }
         return apply_state(a, db, h, payload, e);
     default:
-        return 0; /* EPOCH, NOOP: the follower's business */
+        return 0; /* EPOCH, NOOP: the follower's business; PREPARE, ABORT: see apply_commit_prepared */
     }
 }
 
@@ -537,10 +537,13 @@ void apply_records_add(struct apply *a, const struct record_head *h, const uint8
         return;
     }
     pthread_mutex_lock(&db->lock);
+    db->prepared = h->type == RECORD_PREPARE ? h->pos.lsn : 0;
     bool blocked = db->pending != 0;
     if (blocked && (h->type == RECORD_DROP || h->type == RECORD_RENAME) && db->state == DATABASE_IMAGE)
         blocked = false; /* no image can come any more */
     pthread_mutex_unlock(&db->lock);
+    if (h->type == RECORD_PREPARE || h->type == RECORD_ABORT)
+        return;
     if (blocked && h->type == RECORD_RENAME)
         rename_record(a, db, h, payload, -1, 0, &e); /* its other half has to wait, too */
     if (blocked)
@@ -749,6 +752,8 @@ int apply_each_page(struct node *n, const char *name, uint64_t from, uint64_t to
         bool renamed = h.type == RECORD_RENAME && !apply_rename_target(&h, NULL, c.fd, offset, other) && !strcmp(other, name);
         if (!renamed && strcmp(h.name, name) != 0)
             continue;
+        if (h.type == RECORD_PREPARE || h.type == RECORD_ABORT)
+            continue;
         if (h.type != RECORD_TX) {
             rc = err_set(e, ERR_GONE, "%s was replaced while its image was being sent", name);
             break;
@@ -765,6 +770,86 @@ int apply_each_page(struct node *n, const char *name, uint64_t from, uint64_t to
     rlog_cursor_close(&c);
     ltx_decoder_free(dec);
     return rc;
+}
+
+/* ---- prepared transactions ---- */
+
+/* Does the transaction at c/offset continue what is here? 0, ERR_CHECKSUM, … */
+static int prepared_continues(struct apply *a, struct database *db, const struct record_head *h, int fd, int64_t offset, struct err *e)
+{
+    struct ltx_source s = {.dec = a->dec, .fd = fd, .start = offset, .end = offset + h->payload_len};
+    int rc = source_rewind(&s, e);
+    if (rc)
+        return rc;
+    pthread_mutex_lock(&db->lock);
+    rc = database_load(a->node->databases, db, e);
+    const struct dbstate *st = database_dbstate(db);
+    if (!rc)
+        rc = continues(db, &s.h, st->txid, st->checksum, st->page_size, e);
+    pthread_mutex_unlock(&db->lock);
+    return rc;
+}
+
+static int copy_payload(struct node *n, int fd, int64_t at, uint32_t len, struct err *e)
+{
+    uint8_t buf[65536];
+    for (uint32_t done = 0; done < len;) {
+        ssize_t k = pread(fd, buf, MIN(sizeof buf, (size_t)(len - done)), at + done);
+        if (k <= 0)
+            return err_errno(e, k ? errno : EIO, "read the log");
+        int rc = sequencer_write(n->sequencer, buf, (size_t)k, e);
+        if (rc)
+            return rc;
+        done += (uint32_t)k;
+    }
+    return 0;
+}
+
+static int commit_record(struct apply *a, struct database *db, const struct record_head *h, int fd, int64_t offset, uint64_t *lsn, struct err *e)
+{
+    int rc = prepared_continues(a, db, h, fd, offset, e);
+    if (rc)
+        return rc;
+    rc = sequencer_begin(a->node->sequencer, RECORD_TX, db->name, lsn, e);
+    if (rc)
+        return rc;
+    rc = copy_payload(a->node, fd, offset, h->payload_len, e);
+    if (rc) {
+        sequencer_abort(a->node->sequencer);
+        return rc;
+    }
+    return sequencer_commit(a->node->sequencer, e);
+}
+
+int apply_commit_prepared(struct apply *a, struct database *db, uint64_t deadline_ns, struct err *e)
+{
+    struct rlog_cursor c = {.fd = -1};
+    struct record_head h;
+    int64_t offset;
+    uint64_t lsn;
+    int rc = rlog_seek(a->node->rlog, db->prepared, &c, e);
+    if (!rc)
+        rc = rlog_next(a->node->rlog, &c, &h, &offset, e);
+    if (rc > 0)
+        rc = commit_record(a, db, &h, c.fd, offset, &lsn, e);
+    rlog_cursor_close(&c);
+    if (rc == ERR_CHECKSUM) {
+        log_info("apply", "%s: a prepared transaction is not committed: %s", db->name, e->text);
+        db->prepared = 0;
+        return 0;
+    }
+    if (rc)
+        return rc;
+    a->last_lsn = lsn;
+    h = (struct record_head){.type = RECORD_TX, .pos.lsn = lsn};
+    while ((rc = apply_from_log(a, db, &h, e)) == ERR_AGAIN_LATER && now_ns() < deadline_ns)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    if (rc)
+        return rc;
+    log_info("apply", "%s: a prepared transaction, which may have been acknowledged, is committed by this node", db->name);
+    db->prepared = 0;
+    set_applied(a);
+    return 0;
 }
 
 /* ---- start and reset ---- */

@@ -30,6 +30,11 @@ void apply_records_recover(struct apply *a);
 /* The log was reset to lsn: every database named so far waits for an image from lsn + 1 on. */
 void apply_records_reset(struct apply *a, uint64_t lsn);
 
+/* This node becomes primary, and no record is being received: the transaction of db->prepared, which the application that made it may have been told to be
+ * committed, is committed here: a TX record with the same payload, in the present epoch, and applied. Waits up to the monotonic time deadline_ns for readers that are in the
+ * way. 0 (also if it does not continue the database's state: then it was superseded by what an image has brought), or why not. */
+int apply_commit_prepared(struct apply *a, struct database *db, uint64_t deadline_ns, struct err *e);
+
 /* Marks db as one whose pages must come as an image; records from lsn on wait for that. db->lock is held. */
 void apply_needs_image(struct node *n, struct database *db, uint64_t lsn, const char *why);
 

@@ -4,6 +4,7 @@
 #include "lib/log.h"
 #include "lib/util.h"
 #include "replicator/position_server.h"
+#include "replicator/sync.h"
 #include "replicator/worker.h"
 #include <errno.h>
 #include <sys/epoll.h>
@@ -282,7 +283,7 @@ static uint64_t run_files(struct capture *c)
     c->round++;
     for (struct capture_file *cf = c->hot; cf; cf = after) {
         after = cf->next;
-        if (cf->diff_ns && cf->diff_ns <= now)
+        if (cf->diff_ns && cf->diff_ns <= now && !sync_waits(c->node->sync, cf->db)) /* it would not see what is prepared, and seem to supersede it */
             capture_start_diff(c, cf, false);
         if (cf->dirty || (cf->look_ns && cf->look_ns <= now) || (cf->watch.muted && !cf->look_ns))
             look(c, cf, now);
@@ -341,6 +342,7 @@ static void wait_for_events(struct capture *c, uint64_t next, bool hold)
         next = MIN(next, c->reconnect_ns);
     if (c->rescan_ns)
         next = MIN(next, c->rescan_ns);
+    next = MIN(next, sync_next_ns(c->node->sync));
     uint64_t now = now_ns(), wait = next <= now ? 0 : next - now;
     struct timespec t = {(time_t)(wait / 1000000000u), (long)(wait % 1000000000u)};
     int from = hold || !captures ? c->epoll_fd : c->all_fd;
@@ -390,6 +392,7 @@ static void *run(void *arg)
         bool inotify = !hold && (c->inotify_ready || waiters);
         if (inotify || c->hooks_ready || waiters)
             capture_events(c, inotify);
+        capture_sync_due(c);
         take_requests(c);
         if (c->watching && node_role(c->node) == NODE_REPLICA)
             unwatch_all(c);

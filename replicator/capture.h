@@ -23,6 +23,9 @@ void capture_close(struct capture *c);
 /* Asks for a look at a database (any thread; does not wait). */
 void capture_notice(struct capture *c, struct database *db);
 
+/* Has its thread go round. Any thread. */
+void capture_wake(struct capture *c);
+
 /* Waits until everything that was committed in this database (NULL: in all) before the call is in the log. Any thread but capture's; not with a
  * database lock held. 0; -ETIMEDOUT at the monotonic time deadline_ns; ERR_ROLE when this node is not
  * primary (nor handing over: then this is the drain of a promotion). */

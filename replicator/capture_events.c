@@ -226,7 +226,15 @@ static void on_hook(struct capture *c, const struct hook_msg *m, const char *pat
         if (cf)
             capture_wal_vanishes(c, cf);
         break;
+    case HOOK_WAL_SYNC:
+        if (cf) {
+            capture_wal_sync(c, cf, m->id);
+            return;
+        }
+        break;
     case HOOK_JOURNAL_END:
+        if (cf && m->value != HOOKS_JOURNAL_ZEROED && capture_journal_sync(c, cf, m->id))
+            return;
         journal_ends(c, cf, m, text);
         return;
     default:
@@ -247,6 +255,7 @@ static void take_hooks(struct capture *c)
             log_info("capture", "edgefs-fs is gone (%s); connecting again", err_name(rc));
             hooks_disconnect(c->node->hooks);
             c->hooks_fd = -1;
+            capture_sync_forget(c);
             return;
         }
         if (m.kind == HOOK_HELLO) {
@@ -258,6 +267,7 @@ static void take_hooks(struct capture *c)
         } else if (m.kind == HOOK_SYNCED) {
             capture_opens_end(c);
             capture_rescan(c); /* whatever happened before we were connected */
+            capture_sync_start(c);
         } else if (m.id) {
             on_hook(c, &m, path, text);
         } else {

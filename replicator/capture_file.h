@@ -65,6 +65,16 @@ struct capture_file {
     uint64_t diff_first_ns;
     bool check_at_close;   /* transactions were captured whose journal did not prove that nothing was missed before: compare all pages at the last close */
     struct filestamp unproven; /* … and the file as the last of them left it: not noted in the sidecar, for the comparison may not come to pass */
+    /* synchronous commit: capture_sync.c */
+    uint64_t sync_hook;       /* the sync of the WAL that waits to be looked at; 0: none. The kernel syncs a file for one call at a time */
+    uint64_t sync_ns;         /* when it came */
+    struct capture_commit {
+        uint32_t salt1, salt2, frame; /* a commit frame */
+        uint32_t cksum[2];
+    } prepared;               /* what db->prepared holds, or held, and what was last asked about (sync_hook) */
+    uint32_t refused;         /* first frame of a transaction that was refused, and lost its salts; 0: none */
+    bool unasked;             /* transactions came without a question */
+    uint64_t decide_ns;       /* not before that is a prepared transaction of which nothing is to be seen given up */
     uint64_t deferred[CAPTURE_DEFERRED_MAX]; /* hooks to be answered once it is captured */
     int n_deferred;
 };

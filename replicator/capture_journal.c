@@ -25,6 +25,7 @@ struct capture_journal {
     bool copied;
     int journal_fd, db_fd; /* of the present run */
     struct journal_end *end;
+    uint64_t *prepare;     /* of the present run: where the LSN of a PREPARE record goes; NULL: a TX record is wanted */
     uint32_t page_size;
     uint8_t page[65536];
 };
@@ -193,7 +194,7 @@ static int record(struct capture_journal *c, struct node *n, struct database *db
     if (rc)
         return rc;
     if (!c->n && st.commit == tx.commit && st.txid) {
-        if (st.wal_frame || st.wal_salt1 || st.wal_salt2) { /* whatever WAL there was is gone: the file is that state */
+        if (!c->prepare && (st.wal_frame || st.wal_salt1 || st.wal_salt2)) { /* whatever WAL there was is gone: the file is that state */
             st.wal_salt1 = st.wal_salt2 = st.wal_frame = 0;
             sums_touch(db->sums, &st);
         }
@@ -206,7 +207,7 @@ static int record(struct capture_journal *c, struct node *n, struct database *db
     tx.ctx = c;
     if (c->copied)
         read_all(c);
-    return tx_record(n, db, &tx, c->enc, e);
+    return c->prepare ? tx_prepare(n, db, &tx, c->enc, c->prepare, e) : tx_record(n, db, &tx, c->enc, e);
 }
 
 /* h: NULL if the journal's header is not known. */
@@ -250,7 +251,7 @@ static int capture(struct capture_journal *c, struct node *n, struct database *d
     return rc ? rc : record(c, n, db, &tx, all, e);
 }
 
-int capture_journal_run(struct capture_journal *c, struct node *n, struct database *db, struct journal_end *end, bool whole, enum journal_proof *proof, struct err *e)
+static int run(struct capture_journal *c, struct node *n, struct database *db, struct journal_end *end, bool whole, enum journal_proof *proof, struct err *e)
 {
     char name[LAYOUT_NAME_MAX + sizeof LAYOUT_JOURNAL];
     struct journal_header h;
@@ -274,4 +275,19 @@ int capture_journal_run(struct capture_journal *c, struct node *n, struct databa
     if (!rc)
         rc = database_load(n->databases, db, e);
     return rc ? rc : capture(c, n, db, known ? &h : NULL, whole, proof, e);
+}
+
+int capture_journal_run(struct capture_journal *c, struct node *n, struct database *db, struct journal_end *end, bool whole, enum journal_proof *proof, struct err *e)
+{
+    c->prepare = NULL;
+    return run(c, n, db, end, whole, proof, e);
+}
+
+int capture_journal_prepare(struct capture_journal *c, struct node *n, struct database *db, bool whole, uint64_t *lsn, struct err *e)
+{
+    enum journal_proof proof;
+    struct journal_end end = {0}; /* the application goes on waiting */
+    *lsn = 0;
+    c->prepare = lsn;
+    return run(c, n, db, &end, whole, &proof, e);
 }

@@ -41,5 +41,7 @@ enum journal_proof {
  * compared. 0: the tracked state is that of the file, as far as *proof says. 1: there is no valid journal (nothing was written under it). ERR_GONE: all
  * pages must be compared; ERR_NOT_DATABASE; -ENOSPC … */
 int capture_journal_run(struct capture_journal *c, struct node *n, struct database *db, struct journal_end *end, bool whole, enum journal_proof *proof, struct err *e);
+/* The same, but writes a PREPARE record, if anything has changed, and leaves the state as it is. *lsn: that of the record; 0: nothing has changed. */
+int capture_journal_prepare(struct capture_journal *c, struct node *n, struct database *db, bool whole, uint64_t *lsn, struct err *e);
 
 #endif

@@ -87,8 +87,27 @@ void capture_dropped(struct capture *c, struct capture_file *cf);
 /* The name is about to stand for nothing, or for another file: captures what can be captured and lets go of the WAL; a scan that is under way is void.
  * db->lock is held. True if the state that is known is all there was. */
 bool capture_leave(struct capture *c, struct capture_file *cf);
-/* Any thread. */
-void capture_wake(struct capture *c);
+
+/* capture_sync.c: synchronous commit */
+struct sync_wait;
+/* An application's WAL is being synced: answers the hook, at once or when replicas have the transaction. */
+void capture_wal_sync(struct capture *c, struct capture_file *cf, uint64_t hook);
+/* NAME-journal is about to end: true: the hook is answered, or will be; false: capture_journal_ends at once, nobody waits. */
+bool capture_journal_sync(struct capture *c, struct capture_file *cf, uint64_t hook);
+/* Part of a look, db->lock held: everything that is published as h says is captured. True: a hook was looked at. */
+bool capture_sync_step(struct capture *c, struct capture_file *cf, const struct walindex_header *h);
+/* The same for a file whose WAL is not open, or could not be captured. */
+void capture_sync_idle(struct capture *c, struct capture_file *cf);
+/* A record of transactions up to h->max_frame was written: should they have waited, and did they? db->lock is held. */
+void capture_sync_published(struct capture *c, struct capture_file *cf, const struct walindex_header *h);
+/* A wait is over. For SYNC_WAL db->lock is held. */
+void capture_sync_end(struct capture *c, const struct sync_wait *w);
+/* Ends all waits that are over. */
+void capture_sync_due(struct capture *c);
+/* edgefs-fs is connected: looks at what a predecessor has prepared and not decided. */
+void capture_sync_start(struct capture *c);
+/* The connection to edgefs-fs is gone. */
+void capture_sync_forget(struct capture *c);
 
 /* capture_events.c */
 /* Takes what inotify has, then all hooks, then goes through the former: an event that was caused by an action that followed a rename is then seen

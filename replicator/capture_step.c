@@ -3,6 +3,7 @@
 
 #include "lib/log.h"
 #include "lib/util.h"
+#include "replicator/sync.h"
 #include "replicator/worker.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -87,10 +88,13 @@ static bool unpublished(struct capture_file *cf, const struct walindex_header *h
 
 /* Back-off: while a commit may be in its fsync, tens of µs, or an eighth of what publications took lately; then slower: frames that nobody
  * publishes (a long transaction that spilled, one that was rolled back) must not cost a core. */
-static void look_again(struct capture_file *cf)
+static void look_again(struct capture_file *cf, bool hook_first)
 {
     uint64_t now = now_ns();
-    if (!cf->look_ns) {
+    if (hook_first) { /* synchronous commit: a hook comes before the publication */
+        cf->look_since_ns = cf->look_ns ? cf->look_since_ns : now;
+        cf->look_wait_ns = CAPTURE_LOOK_SOON_NS / 2;
+    } else if (!cf->look_ns) {
         cf->look_since_ns = now;
         cf->look_wait_ns = MAX(LOOK_FIRST_NS, MIN(cf->publish_ns - cf->publish_ns / 4, LOOK_FIRST_MAX_NS));
     } else {
@@ -151,6 +155,8 @@ static int catch_up(struct capture *c, struct capture_file *cf, struct walindex_
         if (h->max_frame == st.wal_frame)
             return 0;
         rc = capture_wal_run(c->wal, c->node, db, &cf->view, h, &e);
+        if (!rc)
+            capture_sync_published(c, cf, h);
         if (rc == -ENOSPC || rc == -EDQUOT) {
             atomic_store(&c->node->disk_full, true);
             database_mark(db, DATABASE_WAITING, "not captured, no room in the data directory: %s", e.text);
@@ -160,7 +166,7 @@ static int catch_up(struct capture *c, struct capture_file *cf, struct walindex_
             database_mark(db, DATABASE_WAITING, "not captured: %s", e.text);
             return rc;
         }
-        if (!rc && db->state == DATABASE_WAITING) {
+        if (!rc && db->state == DATABASE_WAITING) { /* there is room again */
             atomic_store(&c->node->disk_full, false);
             database_mark(db, DATABASE_OK, NULL);
         }
@@ -210,21 +216,25 @@ static void step_mapped(struct capture *c, struct capture_file *cf)
         cf->look_ns = 0;
     }
     if (rc == ERR_AGAIN_LATER) {
-        look_again(cf);
+        capture_sync_idle(c, cf);
+        look_again(cf, false);
         return;
     }
     if (rc) {
         start_diff_locked(c, cf, true);
         return;
     }
+    bool asked = capture_sync_step(c, cf, &h);
     if (cf->view.slot4 || cf->n_deferred) { /* nobody could restart the WAL while we caught up */
         cf->covered = h.max_frame;
         walview_release(&cf->view);
     }
     /* A look in vain while a commit waits for its disk costs no call into the kernel; whether the frames are still there is asked later. */
     bool again = cf->look_ns && now_ns() - cf->look_since_ns < CAPTURE_LOOK_SOON_NS;
-    if (again || unpublished(cf, &h))
-        look_again(cf);
+    if (sync_waits(c->node->sync, cf->db)) /* nothing will be published before that was answered */
+        cf->look_ns = 0;
+    else if (again || unpublished(cf, &h))
+        look_again(cf, !asked && !cf->unasked && !cf->db->prepared && config_sync_replicas(c->node->config, cf->db->name));
     else
         cf->look_ns = 0;
 }
@@ -269,6 +279,8 @@ void capture_step(struct capture *c, struct capture_file *cf)
     }
     if (cf->mode == CAPTURE_MAPPED)
         step_mapped(c, cf);
+    else
+        capture_sync_idle(c, cf);
     if (last_close && cf->mode == CAPTURE_MAPPED && cf->view.index && !cf->behind)
         unmap(c, cf); /* killed: whoever opens it next must not find a lock of ours on the wal-index, and believe that it is in use */
     bool answer = cf->mode != CAPTURE_MAPPING;

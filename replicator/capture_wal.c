@@ -209,8 +209,9 @@ static bool changes_something(const struct database *db, const struct tx *tx)
     return changed;
 }
 
-int capture_wal_run(struct capture_wal *c, struct node *n, struct database *db, struct walview *v, const struct walindex_header *h,
-                    struct err *e)
+/* prepare: NULL, or where the LSN of a PREPARE record goes. */
+static int run(struct capture_wal *c, struct node *n, struct database *db, struct walview *v, const struct walindex_header *h, uint64_t *prepare,
+               struct err *e)
 {
     const struct dbstate *old = database_dbstate(db);
     uint32_t first = old->wal_frame + 1;
@@ -247,8 +248,13 @@ int capture_wal_run(struct capture_wal *c, struct node *n, struct database *db, 
         if (!rc)
             tx.pages[i].sum = page_checksum(tx.pages[i].pgno, page, tx.page_size);
     }
-    if (rc || changes_something(db, &tx))
-        return rc ? rc : tx_record(n, db, &tx, c->enc, e);
+    bool changed = !rc && changes_something(db, &tx);
+    if (prepare && !rc && !changed) { /* nothing that replicas would have to know */
+        *prepare = 0;
+        return 0;
+    }
+    if (rc || changed)
+        return rc ? rc : prepare ? tx_prepare(n, db, &tx, c->enc, prepare, e) : tx_record(n, db, &tx, c->enc, e);
     struct dbstate st = *old; /* frames of what a comparison had found in the database file already, or of a transaction that wrote what was there */
     st.wal_salt1 = tx.wal_salt1;
     st.wal_salt2 = tx.wal_salt2;
@@ -257,6 +263,18 @@ int capture_wal_run(struct capture_wal *c, struct node *n, struct database *db, 
     st.file = (struct filestamp){0};
     sums_touch(db->sums, &st);
     return 0;
+}
+
+int capture_wal_run(struct capture_wal *c, struct node *n, struct database *db, struct walview *v, const struct walindex_header *h,
+                    struct err *e)
+{
+    return run(c, n, db, v, h, NULL, e);
+}
+
+int capture_wal_prepare(struct capture_wal *c, struct node *n, struct database *db, struct walview *v, const struct walindex_header *h, uint64_t *lsn,
+                        struct err *e)
+{
+    return run(c, n, db, v, h, lsn, e);
 }
 
 /* Lists the pages of all frames of the WAL's present generation. */

@@ -16,6 +16,10 @@ void capture_wal_close(struct capture_wal *c);
 int capture_wal_run(struct capture_wal *c, struct node *n, struct database *db, struct walview *v, const struct walindex_header *h,
                     struct err *e);
 
+/* The same, but for a transaction that is not published yet, whose commit frame is h->max_frame: a PREPARE record, whose LSN is *lsn. The state stays as it is. */
+int capture_wal_prepare(struct capture_wal *c, struct node *n, struct database *db, struct walview *v, const struct walindex_header *h, uint64_t *lsn,
+                        struct err *e);
+
 /* For a WAL that is about to be removed and was never mapped: everything in it has been copied into the database file. Captures the pages that
  * its frames name, as the database file has them now. db->lock is held. ERR_GONE: compare all pages instead. */
 int capture_wal_closed(struct capture_wal *c, struct node *n, struct database *db, struct err *e);

@@ -53,6 +53,7 @@ struct database {
     bool spoilt;         /* replica: somebody else has written its file: nobody is to open it before an image has come */
     bool apps_open;      /* applications have it open, as edgefs-fs last said */
     uint64_t pending;    /* replica: LSN of the first record that is in the log and not applied here; 0: none. database_set_pending */
+    uint64_t prepared;   /* LSN of a PREPARE record that nothing in the log has superseded or aborted yet; 0: none */
     uint64_t covered, lacks; /* at start only: pending.c */
     uint32_t damaged, damaged_page; /* pages that changed on the disk by themselves and are not mended, and the first of them: scrub.c. 0: none known */
     struct database_past *past;

@@ -38,6 +38,8 @@ struct follower {
     pthread_mutex_t lock;  /* guards restart, stop */
     pthread_cond_t changed;
     bool restart, stop;
+    pthread_cond_t sync_wanted;
+    bool sync; /* guarded by lock: a commit waits until what has been received is durable and the upstream knows it */
     pthread_mutex_t work;  /* held while what arrived is worked on; see follower_quiesced */
     /* follower thread only */
     struct apply *apply;
@@ -50,6 +52,7 @@ struct follower {
     size_t payload_size;
     bool in_log;           /* a record is begun in the log */
     bool first_frame;
+    bool prepared;         /* since the acker was told last, a record came that somebody waits for */
     uint64_t server_lsn;   /* last LSN the server said it has */
     char url[UPSTREAM_URL_MAX]; /* whom it follows */
     bool afresh;           /* it wants other databases than those it was made with: the server is to name them all */
@@ -386,6 +389,7 @@ static int end_frame(struct follower *f, struct err *e)
     if (rc)
         return rc;
     f->server_lsn = MAX(f->server_lsn, f->h.pos.lsn);
+    f->prepared |= f->h.type == RECORD_PREPARE;
     apply_records_add(f->apply, &f->h, f->h.payload_len <= APPLY_IN_MEMORY ? f->payload : NULL);
     if (apply_records_full(f->apply))
         apply_records_flush(f->apply);
@@ -452,6 +456,13 @@ static int on_data(void *ctx, const void *data, size_t n)
         f->in_log = false;
     }
     pthread_mutex_unlock(&f->work);
+    if (f->prepared) { /* before anything is applied, which may take long */
+        f->prepared = false;
+        pthread_mutex_lock(&f->lock);
+        f->sync = true;
+        pthread_cond_signal(&f->sync_wanted);
+        pthread_mutex_unlock(&f->lock);
+    }
     return rc;
 }
 
@@ -482,9 +493,10 @@ static int follow(struct follower *f, struct err *e)
 {
     char target[1024 + 6 * FILTER_MAX + 64];
     struct position p = rlog_last(f->node->rlog);
+    bool bystander = f->node->config->lease.etcd && !f->node->config->lease.candidate;
     f->cut_off_ns = 0;
-    snprintf(target, sizeof target, "%s/v1/stream?epoch=%" PRIu64 "&lsn=%" PRIu64 "&node=%s&url=%s", f->url, p.epoch, p.lsn,
-             f->node->config->node, f->node->config->http.advertise);
+    snprintf(target, sizeof target, "%s/v1/stream?epoch=%" PRIu64 "&lsn=%" PRIu64 "&node=%s&url=%s%s", f->url, p.epoch, p.lsn,
+             f->node->config->node, f->node->config->http.advertise, bystander ? "&candidate=0" : "");
     if (!filter_add_query(f->node->filter, target, sizeof target))
         return err_set(e, -ENAMETOOLONG, "the patterns of databases.include and databases.exclude are too long");
     if (f->afresh)
@@ -571,39 +583,91 @@ static void *run(void *arg)
     }
 }
 
-/* Tells the upstream how far this node is, whenever that has changed, at most each ACK_MS. */
+/* No database waits for an image: what is in the log, and what is here, is all there is. */
+static bool all_whole(struct node *n)
+{
+    size_t count;
+    bool whole = true;
+    if (databases_lowest_pending(n->databases) == UINT64_MAX)
+        return true;
+    struct database **list = databases_pending(n->databases, &count);
+    for (size_t i = 0; i < count && whole; i++) {
+        pthread_mutex_lock(&list[i]->lock);
+        whole = list[i]->state != DATABASE_IMAGE;
+        pthread_mutex_unlock(&list[i]->lock);
+    }
+    free(list);
+    return whole;
+}
+
+struct ack {
+    uint64_t epoch, received, applied, durable;
+};
+
+/* The epoch first: should the log be reset meanwhile, the upstream takes the rest for what it is, old. */
+static struct ack where(struct node *n)
+{
+    struct position last = rlog_last(n->rlog);
+    struct ack a = {.epoch = last.epoch, .received = last.lsn};
+    a.durable = rlog_durable(n->rlog);
+    a.applied = atomic_load(&n->applied);
+    return a;
+}
+
+static int tell(struct node *n, struct http_client *c, const struct ack *a)
+{
+    char name[128], url[256], target[300], body[320];
+    struct http_response resp;
+    struct err e;
+    node_upstream(n, name, url, NULL);
+    if (!*url)
+        return -ENOTCONN;
+    snprintf(target, sizeof target, "%s/v1/ack", url);
+    int len = snprintf(body, sizeof body,
+                       "{\"node\":\"%s\",\"epoch\":%" PRIu64 ",\"received\":%" PRIu64 ",\"applied\":%" PRIu64 ",\"durable\":%" PRIu64 ",\"whole\":%s}",
+                       n->config->node, a->epoch, a->received, a->applied, a->durable, all_whole(n) ? "true" : "false");
+    int rc = http_client_request(c, "POST", target, NULL, body, (size_t)len, &resp, &e);
+    if (!rc)
+        http_response_free(&resp);
+    return rc;
+}
+
+/* Waits until something is to be told: a moment, or not at all if a commit waits. *sync: it does. False: stop. */
+static bool wait_ack(struct follower *f, bool busy, bool *sync)
+{
+    uint64_t until = now_ns() + (busy ? 1u : 4u) * ACK_MS * 1000000u;
+    struct timespec t = {(time_t)(until / 1000000000u), (long)(until % 1000000000u)};
+    pthread_mutex_lock(&f->lock);
+    while (!f->stop && !f->sync && !pthread_cond_timedwait(&f->sync_wanted, &f->lock, &t))
+        continue;
+    *sync = f->sync;
+    f->sync = false;
+    bool go_on = !f->stop;
+    pthread_mutex_unlock(&f->lock);
+    return go_on;
+}
+
+/* Tells the upstream how far this node is, whenever that has changed, at most each ACK_MS; but when a commit waits for it, at once, after making it durable:
+ * one fdatasync and one message for all that have come in while the last ones were under way. */
 static void *acknowledge(void *arg)
 {
     struct follower *f = arg;
     struct http_client *c = http_client_new(
         &(struct http_client_options){.token = f->node->token, .connect_ms = 2000, .idle_ms = 5000, .total_ms = 5000, .max_body = 65536});
-    uint64_t received = 0, applied = 0, durable = 0, said_ns = 0;
+    struct ack said = {0};
+    struct err e;
+    uint64_t said_ns = 0;
+    bool busy = false, sync;
     prctl(PR_SET_NAME, "acker");
-    for (;;) {
-        pthread_mutex_lock(&f->lock);
-        bool stop = f->stop;
-        pthread_mutex_unlock(&f->lock);
-        if (stop || !c)
-            break;
-        uint64_t r = rlog_last(f->node->rlog).lsn, a = atomic_load(&f->node->applied), d = rlog_durable(f->node->rlog);
-        bool due = r != received || a != applied || d != durable || now_ns() - said_ns > 1000000000u;
-        if (due && node_role(f->node) == NODE_REPLICA && atomic_load(&f->node->connected)) {
-            char name[128], url[256], target[300], body[256];
-            struct http_response resp;
-            struct err e;
-            node_upstream(f->node, name, url, NULL);
-            snprintf(target, sizeof target, "%s/v1/ack", url);
-            int n = snprintf(body, sizeof body, "{\"node\":\"%s\",\"received\":%" PRIu64 ",\"applied\":%" PRIu64 ",\"durable\":%" PRIu64 "}",
-                             f->node->config->node, r, a, d);
-            if (*url && http_client_request(c, "POST", target, NULL, body, (size_t)n, &resp, &e) == 0) {
-                http_response_free(&resp);
-                received = r;
-                applied = a;
-                durable = d;
-                said_ns = now_ns();
-            }
+    while (c && wait_ack(f, busy, &sync)) {
+        if (sync && rlog_sync(f->node->rlog, &e))
+            node_warn(f->node, "the log cannot be made durable: %s", e.text);
+        struct ack now = where(f->node);
+        busy = memcmp(&now, &said, sizeof now) != 0 || now_ns() - said_ns > 1000000000u;
+        if (busy && node_role(f->node) == NODE_REPLICA && atomic_load(&f->node->connected) && !tell(f->node, c, &now)) {
+            said = now;
+            said_ns = now_ns();
         }
-        nanosleep(&(struct timespec){.tv_nsec = (due ? 1 : 4) * ACK_MS * 1000000l}, NULL);
     }
     http_client_free(c);
     return NULL;
@@ -650,6 +714,7 @@ int follower_open(struct node *n, struct follower **out, struct err *e)
     pthread_condattr_init(&a);
     pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
     pthread_cond_init(&f->changed, &a);
+    pthread_cond_init(&f->sync_wanted, &a);
     pthread_condattr_destroy(&a);
     *out = f;
     rc = pthread_create(&f->thread, NULL, run, f);
@@ -689,6 +754,7 @@ void follower_close(struct follower *f)
     pthread_mutex_lock(&f->lock);
     f->stop = true;
     pthread_cond_broadcast(&f->changed);
+    pthread_cond_broadcast(&f->sync_wanted);
     pthread_mutex_unlock(&f->lock);
     http_client_abort(f->client);
     pthread_join(f->thread, NULL);
@@ -699,6 +765,7 @@ void follower_close(struct follower *f)
     http_client_free(f->client);
     free(f->payload);
     pthread_cond_destroy(&f->changed);
+    pthread_cond_destroy(&f->sync_wanted);
     pthread_mutex_destroy(&f->lock);
     pthread_mutex_destroy(&f->work);
     free(f);

@@ -19,6 +19,7 @@
 #include "replicator/scrub.h"
 #include "replicator/startup.h"
 #include "replicator/stream_server.h"
+#include "replicator/sync.h"
 #include "replicator/upstream.h"
 #include "replicator/worker.h"
 #include <errno.h>
@@ -95,6 +96,8 @@ static int start_threads(struct program *p, struct err *e)
         rc = fences_open(n, &n->fences, e);
     if (!rc)
         rc = replicas_open(&n->replicas, e);
+    if (!rc)
+        rc = sync_open(n, &n->sync, e);
     if (!rc)
         rc = startup_role(n, e);
     if (!rc)
@@ -179,6 +182,7 @@ static void stop_threads(struct program *p)
         databases_each(n->databases, close_file, n);
     fences_close(n->fences);
     hooks_close(n->hooks);
+    sync_close(n->sync);
     replicas_close(n->replicas);
 }
 

@@ -26,6 +26,11 @@
     X(SCRUB_MENDED, "edgefs_scrub_mended_pages_total", "Pages that were mended from another node.")                    \
     X(IMPORTS, "edgefs_imports_total", "Databases that were imported through the API.")                                \
     X(IMPORT_BYTES, "edgefs_import_bytes_total", "Bytes of imported databases.")                                       \
+    X(SYNC_COMMITS, "edgefs_sync_commits_total", "Commits that were answered when enough replicas had them.")           \
+    X(SYNC_TIMEOUTS, "edgefs_sync_timeouts_total", "Commits that waited for replicas until sync-timeout.")               \
+    X(SYNC_REFUSED, "edgefs_sync_refused_total", "Commits that failed because too few replicas had them.")               \
+    X(SYNC_ASYNC, "edgefs_sync_degraded_commits_total", "Commits that did not wait because synchronous commit was degraded.") \
+    X(SYNC_UNASKED, "edgefs_sync_unasked_total", "Times that transactions were found committed that should have waited and did not (PRAGMA synchronous is not FULL).") \
     X(JOBS_REFUSED, "edgefs_api_jobs_refused_total", "Requests answered 503 because the queue of jobs was full.")
 
 /* X(id, name, type, help): read from the node when somebody asks. */
@@ -44,6 +49,8 @@
     X(DATABASE_BYTES, "edgefs_database_bytes", "gauge", "Size of all databases together.")                             \
     X(WARNINGS, "edgefs_database_warnings", "gauge", "Databases with a warning.")                                      \
     X(DISK_FULL, "edgefs_disk_full", "gauge", "1 while the log cannot be written for lack of room.")                   \
+    X(SYNC_DEGRADED, "edgefs_sync_degraded", "gauge", "1 while synchronous commit is degraded: commits do not wait.")     \
+    X(SYNC_WAITING, "edgefs_sync_waiting", "gauge", "Commits that wait for replicas now.")                              \
     X(STREAMS_OPEN, "edgefs_streams", "gauge", "Streams open now.")                                                    \
     X(HTTP_CONNECTIONS, "edgefs_http_connections", "gauge", "HTTP connections open now.")                              \
     X(HTTP_REQUESTS, "edgefs_http_requests_total", "counter", "HTTP requests.")                                        \

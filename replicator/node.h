@@ -45,6 +45,7 @@ struct lease_etcd;
 struct neighbours;
 struct position_server;
 struct stream_server;
+struct sync;
 struct upstream;
 
 struct node {
@@ -78,6 +79,7 @@ struct node {
     struct lease_etcd *lease; /* NULL: lease.type static */
     struct neighbours *neighbours;
     struct position_server *positions;
+    struct sync *sync;
 
     const struct filter *filter; /* which databases this node has as a replica */
     atomic_int role;               /* enum node_role */

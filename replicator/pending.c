@@ -53,6 +53,10 @@ static int collect(struct node *n, struct events *l, struct err *e)
     int rc = first > last ? 0 : rlog_seek(n->rlog, first, &c, e);
     while (!rc && first <= last && (rc = rlog_next(n->rlog, &c, &h, &offset, e)) > 0) {
         struct event ev = {.db = h.name_len ? met(n, h.name, e) : NULL, .lsn = h.pos.lsn, .type = h.type};
+        if (ev.db)
+            ev.db->prepared = h.type == RECORD_PREPARE ? h.pos.lsn : 0;
+        if (h.type == RECORD_PREPARE || h.type == RECORD_ABORT)
+            ev.db = NULL; /* they change nothing */
         if (!apply_rename_target(&h, NULL, c.fd, offset, to))
             ev.to = met(n, to, e);
         rc = ev.db ? add(l, &ev, e) : 0; /* a name that cannot be is nobody's */
@@ -95,6 +99,25 @@ static void go_back(struct node *n, const struct event *ev)
         if (ev->lsn > db->covered)
             db->lacks = ev->lsn;
     }
+}
+
+int pending_prepared(struct node *n, struct err *e)
+{
+    struct rlog_cursor c = {.fd = -1};
+    struct record_head h;
+    int64_t offset;
+    uint64_t first = rlog_first(n->rlog), last = rlog_last(n->rlog).lsn;
+    int rc = first > last ? 0 : rlog_seek(n->rlog, first, &c, e);
+    while (!rc && first <= last && (rc = rlog_next(n->rlog, &c, &h, &offset, e)) > 0) {
+        struct database *db = !h.name_len ? NULL : h.type == RECORD_PREPARE ? databases_get(n->databases, h.name, e) : databases_find(n->databases, h.name);
+        if (db)
+            db->prepared = h.type == RECORD_PREPARE ? h.pos.lsn : 0;
+        rc = 0;
+        if (h.pos.lsn >= last)
+            break;
+    }
+    rlog_cursor_close(&c);
+    return rc < 0 ? rc : 0;
 }
 
 int pending_from_log(struct node *n, struct err *e)

@@ -383,6 +383,7 @@ static void accept_quiesced(void *ctx)
     }
     a->now = (struct position){epoch, lsn};
     a->status = 200;
+    takeover_commit_prepared(n);
     takeover_writable(n);
 }
 

@@ -20,6 +20,8 @@ struct replica {
     char url[URL_SIZE];
     unsigned streams; /* open now; two for a moment when a node reconnects before its old connection is known dead */
     uint64_t sent, received, applied, durable;
+    uint64_t vouched; /* see replicas_vouch */
+    bool bystander;
     uint64_t ack_ns;  /* monotonic; of the last acknowledgement, 0: none since it connected */
     uint64_t seen_ns; /* monotonic; connected, disconnected, or acknowledged */
     UT_hash_handle hh;
@@ -144,7 +146,8 @@ int replicas_connected(struct replicas *r, const char *node, const char *url, st
         p->streams++;
         snprintf(p->url, sizeof p->url, "%s", url ? url : "");
         /* What it acknowledged before may no longer be so (a reset in between). */
-        p->sent = p->received = p->applied = p->durable = 0;
+        p->sent = p->received = p->applied = p->durable = p->vouched = 0;
+        p->bystander = false;
         p->ack_ns = 0;
         p->seen_ns = now_ns();
     }
@@ -185,6 +188,43 @@ void replicas_ack(struct replicas *r, const char *node, uint64_t received, uint6
         pthread_cond_broadcast(&r->changed);
     }
     pthread_mutex_unlock(&r->lock);
+}
+
+void replicas_bystander(struct replicas *r, const char *node)
+{
+    pthread_mutex_lock(&r->lock);
+    struct replica *p = find(r, node);
+    if (p)
+        p->bystander = true;
+    pthread_mutex_unlock(&r->lock);
+}
+
+void replicas_vouch(struct replicas *r, const char *node, uint64_t lsn)
+{
+    pthread_mutex_lock(&r->lock);
+    struct replica *p = find(r, node);
+    /* What was never sent on this connection is of another history: the node has not seen yet that it must start afresh. */
+    if (p && p->streams && !p->bystander && lsn <= p->sent)
+        p->vouched = MAX(p->vouched, lsn);
+    pthread_mutex_unlock(&r->lock);
+}
+
+uint64_t replicas_vouched(struct replicas *r, unsigned n)
+{
+    uint64_t best[REPLICAS_VOUCH_MAX] = {0}; /* descending */
+    n = MIN(n, REPLICAS_VOUCH_MAX);
+    pthread_mutex_lock(&r->lock);
+    for (struct replica *p = r->by_name; p; p = p->hh.next) {
+        uint64_t v = p->streams ? p->vouched : 0;
+        for (unsigned i = 0; i < n; i++)
+            if (v > best[i]) {
+                uint64_t worse = best[i];
+                best[i] = v;
+                v = worse;
+            }
+    }
+    pthread_mutex_unlock(&r->lock);
+    return best[n - 1];
 }
 
 bool replicas_find(struct replicas *r, const char *node, char *url)

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #define REPLICAS_MAX 1024
+#define REPLICAS_VOUCH_MAX 64u /* largest n of replicas_vouched; sync-replicas is no larger */
 
 struct replicas;
 
@@ -19,6 +20,13 @@ int replicas_connected(struct replicas *r, const char *node, const char *url, st
 void replicas_disconnected(struct replicas *r, const char *node);
 void replicas_sent(struct replicas *r, const char *node, uint64_t lsn);
 void replicas_ack(struct replicas *r, const char *node, uint64_t received, uint64_t applied, uint64_t durable);
+
+/* A node that never becomes primary by itself: what it has cannot save a commit, so it does not count for synchronous commit. After replicas_connected. */
+void replicas_bystander(struct replicas *r, const char *node);
+/* It has said that everything up to lsn, of the history that this node is continuing, is durable in its log, and that all of its databases are whole. */
+void replicas_vouch(struct replicas *r, const char *node, uint64_t lsn);
+/* The LSN up to which at least n connected nodes have vouched (n ≥ 1); 0: there are fewer. */
+uint64_t replicas_vouched(struct replicas *r, unsigned n);
 
 /* True if that node has a stream now; url (256 bytes, may be NULL) is where it serves. */
 bool replicas_find(struct replicas *r, const char *node, char *url);

@@ -465,6 +465,9 @@ void stream_server_handle(struct http_request *req, void *ctx)
         rc = err_set(&e, -EBUSY, "%u streams are open already", STREAMS_MAX);
     if (!rc && st->node[0])
         rc = replicas_connected(s->node->replicas, st->node, url, &e);
+    const char *candidate = http_query(req, "candidate");
+    if (!rc && st->node[0] && (st->filtered || (candidate && !strcmp(candidate, "0"))))
+        replicas_bystander(s->node->replicas, st->node);
     if (rc) {
         refuse(req, st, &e);
         return;

@@ -3,6 +3,7 @@
 #include "lib/log.h"
 #include "lib/util.h"
 #include "replicator/apply_file.h"
+#include "replicator/apply_records.h"
 #include "replicator/capture.h"
 #include "lib/filter.h"
 #include "replicator/fences.h"
@@ -13,6 +14,8 @@
 #include "replicator/stream_server.h"
 #include <errno.h>
 #include <inttypes.h>
+
+#define COMMIT_WAIT_NS 2000000000u /* for readers of a database with a rollback journal */
 
 /* ---- fencing everything ---- */
 
@@ -135,6 +138,24 @@ int takeover_begin_epoch(struct node *n, uint64_t epoch, uint64_t *lsn, struct e
 
 /* ---- from replica to primary ---- */
 
+static int commit_one(void *ctx, struct database *db)
+{
+    struct node *n = ctx;
+    struct err e;
+    if (db->prepared && apply_commit_prepared(n->apply, db, now_ns() + COMMIT_WAIT_NS, &e))
+        log_error("takeover", "%s: a prepared transaction, which may have been acknowledged, could not be committed here: %s", db->name, e.text);
+    return 0;
+}
+
+void takeover_commit_prepared(struct node *n)
+{
+    struct err e;
+    uint64_t before = rlog_last(n->rlog).lsn;
+    databases_each(n->databases, commit_one, n);
+    if (rlog_last(n->rlog).lsn != before && rlog_sync(n->rlog, &e))
+        log_error("takeover", "%s", e.text);
+}
+
 static int incomplete(void *ctx, struct database *db)
 {
     struct err *e = ctx;
@@ -173,8 +194,10 @@ static void take_quiesced(void *ctx)
         t->rc = err_set(&t->e, ERR_ROLE, "this node is no replica");
     else if (!takeover_possible(t->n, &t->e))
         t->rc = t->e.code;
-    else if (!(t->rc = takeover_begin_epoch(t->n, t->epoch, &t->lsn, &t->e)))
+    else if (!(t->rc = takeover_begin_epoch(t->n, t->epoch, &t->lsn, &t->e))) {
+        takeover_commit_prepared(t->n);
         takeover_writable(t->n);
+    }
 }
 
 int takeover_run(struct node *n, uint64_t epoch, struct position *at, struct err *e)

@@ -10,6 +10,9 @@
  * node knows. On failure everything is as before. */
 int takeover_begin_epoch(struct node *n, uint64_t epoch, uint64_t *lsn, struct err *e);
 
+/* A new epoch of this node has begun and it is not writable yet: commits what is prepared and undecided (synchronous commit). What cannot be is said in the log. */
+void takeover_commit_prepared(struct node *n);
+
 /* Role primary: edgefs-fs is told (see hooks_wait_role), fences go, every database is looked at. Also when a promotion is undone. */
 void takeover_writable(struct node *n);
 

@@ -55,14 +55,69 @@ static int encode_state(struct node *n, const struct dbstate *st, struct err *e)
     return sequencer_write(n->sequencer, buf, sizeof buf, e);
 }
 
-int tx_record(struct node *n, struct database *db, const struct tx *tx, struct ltx_encoder *enc, struct err *e)
+static bool is_born(const struct dbstate *old, const struct tx *tx)
 {
-    const struct dbstate old = *database_dbstate(db);
-    bool born = old.txid == 0 || tx->anew, first = born || old.page_size != tx->page_size;
+    return old->txid == 0 || tx->anew;
+}
+
+static bool is_first(const struct dbstate *old, const struct tx *tx)
+{
+    return is_born(old, tx) || old->page_size != tx->page_size;
+}
+
+static uint64_t changed_bytes(const struct database *db, const struct tx *tx, bool first)
+{
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < tx->n_pages; i++)
         bytes += changed(db, &tx->pages[i], first) ? tx->page_size : 0;
-    bool as_state = bytes > (first ? TX_FIRST_MAX : TX_PAGES_MAX) || (first && !born);
+    return bytes;
+}
+
+static struct ltx_header header_of(const struct dbstate *old, const struct tx *tx)
+{
+    return (struct ltx_header){
+        .page_size = tx->page_size,
+        .commit = tx->commit,
+        .min_txid = is_born(old, tx) ? 1 : old->txid + 1,
+        .max_txid = old->txid + tx->ntx,
+        .timestamp_ms = (int64_t)(wall_us() / 1000u),
+        .pre_checksum = is_first(old, tx) ? 0 : old->checksum,
+        .wal_offset = tx->wal_offset,
+        .wal_size = tx->wal_size,
+        .wal_salt1 = tx->wal_offset ? tx->wal_salt1 : 0,
+        .wal_salt2 = tx->wal_offset ? tx->wal_salt2 : 0,
+    };
+}
+
+int tx_prepare(struct node *n, struct database *db, const struct tx *tx, struct ltx_encoder *enc, uint64_t *lsn, struct err *e)
+{
+    const struct dbstate old = *database_dbstate(db);
+    bool first = is_first(&old, tx);
+    uint64_t bytes = changed_bytes(db, tx, first);
+    if (bytes > TX_PAGES_MAX || (first && !is_born(&old, tx)))
+        return err_set(e, ERR_GONE, "%s: a transaction of %llu bytes, or that changes the page size, does not fit into a record", db->name,
+                       (unsigned long long)bytes);
+    int rc = sequencer_begin(n->sequencer, RECORD_PREPARE, db->name, lsn, e);
+    if (rc)
+        return rc;
+    struct ltx_header h = header_of(&old, tx);
+    rc = encode(n, db, tx, &h, tx_checksum(db, tx), first, enc, e);
+    if (rc) {
+        sequencer_abort(n->sequencer);
+        return rc;
+    }
+    rc = sequencer_commit(n->sequencer, e);
+    if (!rc)
+        db->prepared = *lsn;
+    return rc;
+}
+
+int tx_record(struct node *n, struct database *db, const struct tx *tx, struct ltx_encoder *enc, struct err *e)
+{
+    const struct dbstate old = *database_dbstate(db);
+    bool first = is_first(&old, tx);
+    uint64_t bytes = changed_bytes(db, tx, first);
+    bool as_state = bytes > (first ? TX_FIRST_MAX : TX_PAGES_MAX) || (first && !is_born(&old, tx));
 
     struct dbstate st = {
         .page_size = tx->page_size,
@@ -79,23 +134,12 @@ int tx_record(struct node *n, struct database *db, const struct tx *tx, struct l
     int rc = sequencer_begin(n->sequencer, as_state ? RECORD_STATE : RECORD_TX, db->name, &st.lsn, e);
     if (rc)
         return rc;
-    if (born)
+    if (is_born(&old, tx))
         st.born = st.lsn;
     if (as_state) {
         rc = encode_state(n, &st, e);
     } else {
-        struct ltx_header h = {
-            .page_size = tx->page_size,
-            .commit = tx->commit,
-            .min_txid = born ? 1 : old.txid + 1,
-            .max_txid = st.txid,
-            .timestamp_ms = (int64_t)(wall_us() / 1000u),
-            .pre_checksum = first ? 0 : old.checksum,
-            .wal_offset = tx->wal_offset,
-            .wal_size = tx->wal_size,
-            .wal_salt1 = tx->wal_offset ? tx->wal_salt1 : 0,
-            .wal_salt2 = tx->wal_offset ? tx->wal_salt2 : 0,
-        };
+        struct ltx_header h = header_of(&old, tx);
         rc = encode(n, db, tx, &h, st.checksum, first, enc, e);
     }
     /* Room in the sidecar before the record is visible: after that nothing may fail. (If the record does not get into the log the next start
@@ -115,6 +159,7 @@ int tx_record(struct node *n, struct database *db, const struct tx *tx, struct l
         sums_set(db->sums, tx->pages[i].pgno, tx->pages[i].sum);
     sums_commit(db->sums, &st);
     database_remember(db, st.lsn);
+    db->prepared = 0; /* superseded */
     metrics_add(METRIC_CAPTURED_RECORDS, 1);
     metrics_add(METRIC_CAPTURED_TRANSACTIONS, tx->ntx);
     metrics_add(METRIC_CAPTURED_PAGES, tx->n_pages);

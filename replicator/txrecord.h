@@ -35,6 +35,10 @@ struct tx {
  * were (-ENOSPC: capture will be tried again when there is room). */
 int tx_record(struct node *n, struct database *db, const struct tx *tx, struct ltx_encoder *enc, struct err *e);
 
+/* Writes the PREPARE record of a transaction that is about to be committed: its LSN in *lsn, and in db->prepared. The state stays as it is; tx_record comes
+ * when the transaction is committed. db->lock is held. ERR_GONE: too large for a record, or of another page size, so it cannot be prepared; -ENOSPC … */
+int tx_prepare(struct node *n, struct database *db, const struct tx *tx, struct ltx_encoder *enc, uint64_t *lsn, struct err *e);
+
 /* Database checksum after tx: of the present state, the pages in tx, and the new size. */
 uint64_t tx_checksum(const struct database *db, const struct tx *tx);
 

@@ -20,6 +20,10 @@
  *   replicator: ROLE{value = enum hooks_role, text = name of the primary}   at first contact and on each change
  *   fs:         ROLE{text = "replica" or "primary"}: the role is in force (an event)
  *
+ * Where sync-replicas is set, WAL_SYNC and JOURNAL_END wait for replicas. The replicator then decides after sync-timeout, and edgefs-fs by
+ * itself if there is no answer HOOKS_TIMEOUT_MS later: by policy, EIO or go on. A WAL_SYNC that is answered with an error has in its text the number
+ * of the first frame that is not published: edgefs-fs makes that frame invalid, durably, before the application sees the error, so that no recovery finds it.
+ *
  * The application's call waits for the answer, at most HOOKS_TIMEOUT_MS; then, or when no replicator is connected, edgefs-fs
  * goes on as if it had been answered 0 and marks the file unseen. OPENING is the exception: without an answer on a replica
  * a read-write open fails with EAGAIN after the time-out (a replica without a fence must not be opened for writing).
@@ -66,6 +70,8 @@ enum hooks_kind {
     HOOK_DB_REMOVE,         /* database NAME is about to be unlinked or renamed over */
     HOOK_EMPTIED,           /* database NAME is about to be truncated to 0 bytes. SQLite does not do that to a database with pages (cp and shells do, O_TRUNC):
                              * what follows is another database. With a WAL beside it HOOK_CHECKPOINT with value 0 says the same */
+    HOOK_WAL_SYNC,          /* NAME-wal is being synced, on behalf of an application, and sync-replicas is set for NAME: answered 0 when what is in the
+                             * WAL and not published yet is durable on that many replicas (or the policy says so), EIO when it shall not be committed */
     HOOK_QUERY_POS = 48,    /* contents of NAME-pos are wanted; value ENOENT if NAME is not a database */
     HOOK_QUERY_LAG,         /* contents of .lag */
     /* replicator to fs */

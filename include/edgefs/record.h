@@ -38,6 +38,10 @@ enum record_type {
     RECORD_NOOP = 5,
     RECORD_STATE = 6, /* the database has a new state whose pages are not in the log (an import, a first sight, a
                        * transaction too large for a record): payload struct record_state; receivers fetch an image */
+    RECORD_PREPARE = 7, /* payload: as of the TX record that will follow if the transaction commits: the application waits until replicas
+                         * have this one durable. Nobody applies it; the next record of that database supersedes it. A node that becomes primary
+                         * commits those that nothing superseded: the application may have been told that it is committed */
+    RECORD_ABORT = 8,   /* the transaction of the last PREPARE of that database did not happen; no payload */
     RECORD_CONTROL = 128,
     RECORD_HEARTBEAT = 128, /* each second, and at the start of a stream. Payload of the first: JSON {"epochs":[[epoch,first_lsn],…],
                              * "node":NAME,"role":ROLE,"primary":NAME,"primary_url":URL,"lag_ms":N|null}; of the others: none, or
@@ -83,7 +87,7 @@ size_t record_head_encode(const struct record_head *h, uint8_t *buf);
 
 /* Decodes a header from the first bytes of buf[0..n). Returns its size in bytes; 0 if more bytes are needed; -EBADMSG if these
  * bytes cannot be a header (magic, lengths, CRC; name with NUL, or with a component that is empty, "." or "..", so no leading or
- * trailing slash; TX, DROP, RENAME or STATE without a name), as soon as the bytes at hand show it. Other types may go unnamed, and unknown
+ * trailing slash; TX, DROP, RENAME, STATE, PREPARE or ABORT without a name), as soon as the bytes at hand show it. Other types may go unnamed, and unknown
  * types are the caller's to refuse, as is a payload length beyond its limit. Reads no byte past n, trusts nothing; *h is
  * written only on success. */
 long record_head_decode(const uint8_t *buf, size_t n, struct record_head *h);

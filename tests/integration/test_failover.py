@@ -28,9 +28,9 @@ def wait_followers(cluster, primary):
 
 
 @contextlib.contextmanager
-def etcd_cluster(n, ttl="2s", members=1, more=None):
+def etcd_cluster(n, ttl="2s", members=1, more=None, extra=""):
     """n nodes and an etcd; yields (etcd, cluster, primary), everybody connected. more: {name: more of that node's lease}."""
-    with Etcd(members) as etcd, Cluster(n, start=False) as cluster:
+    with Etcd(members) as etcd, Cluster(n, start=False, extra=extra) as cluster:
         for node in cluster.nodes:
             node.lease = etcd.lease(ttl, (more or {}).get(node.name, ""))
             node.write_config()

@@ -63,6 +63,10 @@ static void defaults_work_for_one_node(void **state)
     assert_int_equal(c->log.retention_bytes, 1 << 30);
     assert_int_equal(c->log.retention_age_ms, 86400000);
     assert_int_equal(c->apply_wait_ms, 1000);
+    assert_int_equal(c->sync.replicas, 0);
+    assert_int_equal(c->sync.timeout_ms, 5000);
+    assert_false(c->sync.refuse);
+    assert_int_equal(config_sync_replicas(c, "a.db"), 0);
     assert_int_equal(c->log_level, LOG_LEVEL_INFO);
     assert_null(config_node(c, "n1"));
     config_free(c);
@@ -81,6 +85,7 @@ static void every_key_is_read(void **state)
                                  "nodes:\n- {name: a, url: 'http://10.0.0.1:1'}\n- url: http://[fe80::1]:2\n  name: b\n  proxy: https://b.example:8443/\n"
                                  "log: {segment-size: 2MiB, retention-bytes: 3145728, retention-age: 7d}\n"
                                  "apply-wait: 250ms\n"
+                                 "sync-replicas: 2\nsync-timeout: 300ms\nsync-policy: refuse\nsync-databases: [orders.db, 'tenants/*']\n"
                                  "logging: {level: debug}\n",
                                  NULL);
     char path[128];
@@ -107,6 +112,11 @@ static void every_key_is_read(void **state)
     assert_int_equal(c->log.retention_bytes, 3145728);
     assert_int_equal(c->log.retention_age_ms, 7 * 86400000);
     assert_int_equal(c->apply_wait_ms, 250);
+    assert_int_equal(c->sync.timeout_ms, 300);
+    assert_true(c->sync.refuse);
+    assert_int_equal(config_sync_replicas(c, "orders.db"), 2);
+    assert_int_equal(config_sync_replicas(c, "tenants/1/x.db"), 2);
+    assert_int_equal(config_sync_replicas(c, "other.db"), 0);
     assert_int_equal(c->log_level, LOG_LEVEL_DEBUG);
     config_free(c);
 }
@@ -178,6 +188,7 @@ static const struct bad {
     {BASE "fs: [a]\n", 4, "\"fs\" must be a mapping, as in fs: {passthrough: …}, not a list"},
     {BASE "http: 127.0.0.1:1\n", 4, "\"http\" must be a mapping, as in http: {listen: …}, not a single value"},
     {BASE "apply-wait: [1s]\n", 4, "\"apply-wait\" must be a single value, not a list"},
+    {BASE "sync-databases: orders.db\n", 4, "\"sync-databases\" must be a list of patterns, not a single value"},
     {BASE "apply-wait: {a: b}\n", 4, "\"apply-wait\" must be a single value, not a mapping"},
     {BASE "apply-wait:\n\n", 4, "\"apply-wait\" has no value"},
     {BASE "apply-wait: 10\n", 4, "apply-wait: \"10\" is not a duration: a number with a unit as in 500ms, 1s, 5m, 24h, 7d"},

@@ -149,12 +149,44 @@ static void waiting_ends_with_the_acknowledgement_the_deadline_or_the_connection
     pthread_join(t, NULL);
 }
 
+static void the_nth_best_replica_says_how_far_a_commit_is_durable(void **state)
+{
+    (void)state;
+    assert_int_equal(replicas_vouched(r, 1), 0);
+    replicas_connected(r, "b", NULL, NULL);
+    replicas_connected(r, "c", NULL, NULL);
+    replicas_connected(r, "d", NULL, NULL);
+    replicas_bystander(r, "d");
+    replicas_sent(r, "b", 10);
+    replicas_sent(r, "c", 10);
+    replicas_sent(r, "d", 10);
+    replicas_vouch(r, "b", 11); /* it was never sent that: of another history */
+    assert_int_equal(replicas_vouched(r, 1), 0);
+    replicas_vouch(r, "b", 7);
+    replicas_vouch(r, "d", 10); /* counts for nothing */
+    assert_int_equal(replicas_vouched(r, 1), 7);
+    assert_int_equal(replicas_vouched(r, 2), 0);
+    replicas_vouch(r, "c", 9);
+    assert_int_equal(replicas_vouched(r, 1), 9);
+    assert_int_equal(replicas_vouched(r, 2), 7);
+    assert_int_equal(replicas_vouched(r, 3), 0);
+    replicas_vouch(r, "c", 8); /* an older message that comes late */
+    assert_int_equal(replicas_vouched(r, 1), 9);
+    replicas_ack(r, "b", 10, 10, 10); /* does not say that it vouches */
+    assert_int_equal(replicas_vouched(r, 2), 7);
+    replicas_disconnected(r, "c");
+    assert_int_equal(replicas_vouched(r, 1), 7);
+    replicas_connected(r, "c", NULL, NULL);
+    assert_int_equal(replicas_vouched(r, 2), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_node_is_found_while_it_has_a_stream, setup, teardown),
         cmocka_unit_test_setup_teardown(what_was_acknowledged_is_told, setup, teardown),
         cmocka_unit_test_setup_teardown(the_log_is_kept_for_the_slowest_that_is_connected, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_nth_best_replica_says_how_far_a_commit_is_durable, setup, teardown),
         cmocka_unit_test_setup_teardown(names_and_urls_from_strangers_are_checked, setup, teardown),
         cmocka_unit_test_setup_teardown(a_full_table_forgets_who_has_been_away_longest, setup, teardown),
         cmocka_unit_test_setup_teardown(waiting_ends_with_the_acknowledgement_the_deadline_or_the_connection, setup, teardown),
