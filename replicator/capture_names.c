@@ -572,7 +572,7 @@ void capture_rescan(struct capture *c)
 {
     struct rescan r = {.c = c};
     c->rescan_ns = 0;
-    if (node_role(c->node) != NODE_PRIMARY)
+    if (node_role(c->node) != NODE_PRIMARY && node_role(c->node) != NODE_HANDING_OVER) /* that: also who steps down at its start (startup_step_down) */
         return;
     databases_each(c->node->databases, note_missing, &r);
     if (r.n)

@@ -149,7 +149,8 @@ static void only_records_about_a_database_need_a_name(void **state)
         struct record_head h = sample(""), got;
         h.type = (uint8_t)type;
         size_t size = record_head_encode(&h, buf);
-        bool needs = type == RECORD_TX || type == RECORD_DROP || type == RECORD_RENAME || type == RECORD_STATE;
+        bool needs = type == RECORD_TX || type == RECORD_DROP || type == RECORD_RENAME || type == RECORD_STATE ||
+                     type == RECORD_PREPARE || type == RECORD_ABORT;
         assert_int_equal(decode(buf, size, &got), needs ? -EBADMSG : (long)RECORD_HEAD_MIN);
         if (!needs)
             assert_string_equal(got.name, "");
