@@ -15,6 +15,7 @@ import time
 import failover_rows
 import harness
 import resync_row
+import sync_row
 from report import Line
 
 TOOLS = os.path.join(harness.BUILD, "bench")
@@ -744,6 +745,7 @@ ROWS = {
     "fan-out": fan_out,
     "resync": resync_row.resync,
     **failover_rows.ROWS,
+    **sync_row.ROWS,
 }
 
 
