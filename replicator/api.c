@@ -173,6 +173,10 @@ static void add_node_warnings(struct node *n, json_t *warnings)
     pthread_mutex_unlock(&n->lock);
     if (text[0])
         json_array_append_new(warnings, json_string(text));
+    if (atomic_load(&n->disk_low))
+        json_array_append_new(warnings, json_sprintf("the disk of the data directory is nearly full: %lld MiB are left, and the log has given up all that no connected "
+                                                     "replica needs (it takes %lld MiB)",
+                                                     (long long)(atomic_load(&n->disk_free) >> 20), (long long)(rlog_bytes(n->rlog) >> 20)));
     sync_warning(n->sync, text, sizeof text);
     if (text[0])
         json_array_append_new(warnings, json_string(text));

@@ -97,6 +97,8 @@ static int start_threads(struct program *p, struct err *e)
     if (!rc)
         rc = replicas_open(&n->replicas, e);
     if (!rc)
+        replicas_load(n->replicas, n->data_fd);
+    if (!rc)
         rc = sync_open(n, &n->sync, e);
     if (!rc)
         rc = startup_role(n, e);

@@ -101,6 +101,8 @@ static void read_gauges(struct node *n, const struct stream_server *streams, dou
     v[GAUGE_LAG] = lag == UINT64_MAX ? (double)(now_ns() - n->start_ns) / 1e9 : (double)lag / 1e3;
     databases_each(n->databases, add_database, v);
     v[GAUGE_DISK_FULL] = atomic_load(&n->disk_full);
+    v[GAUGE_DISK_LOW] = atomic_load(&n->disk_low);
+    v[GAUGE_DISK_FREE] = (double)atomic_load(&n->disk_free);
     v[GAUGE_SYNC_DEGRADED] = sync_is_degraded(n->sync);
     v[GAUGE_SYNC_WAITING] = sync_waiting(n->sync);
     v[GAUGE_STREAMS_OPEN] = stream_server_count(streams);

@@ -31,6 +31,7 @@
     X(SYNC_REFUSED, "edgefs_sync_refused_total", "Commits that failed because too few replicas had them.")               \
     X(SYNC_ASYNC, "edgefs_sync_degraded_commits_total", "Commits that did not wait because synchronous commit was degraded.") \
     X(SYNC_UNASKED, "edgefs_sync_unasked_total", "Times that transactions were found committed that should have waited and did not (PRAGMA synchronous is not FULL).") \
+    X(LOG_TRIMMED, "edgefs_log_trimmed_for_room_total", "Segments of the log that were deleted before their time because the disk was filling.") \
     X(JOBS_REFUSED, "edgefs_api_jobs_refused_total", "Requests answered 503 because the queue of jobs was full.")
 
 /* X(id, name, type, help): read from the node when somebody asks. */
@@ -49,6 +50,8 @@
     X(DATABASE_BYTES, "edgefs_database_bytes", "gauge", "Size of all databases together.")                             \
     X(WARNINGS, "edgefs_database_warnings", "gauge", "Databases with a warning.")                                      \
     X(DISK_FULL, "edgefs_disk_full", "gauge", "1 while the log cannot be written for lack of room.")                   \
+    X(DISK_LOW, "edgefs_disk_low", "gauge", "1 while the data directory has less room left than a segment of the log takes.") \
+    X(DISK_FREE, "edgefs_disk_free_bytes", "gauge", "Room that is left in the file system of the data directory.")       \
     X(SYNC_DEGRADED, "edgefs_sync_degraded", "gauge", "1 while synchronous commit is degraded: commits do not wait.")     \
     X(SYNC_WAITING, "edgefs_sync_waiting", "gauge", "Commits that wait for replicas now.")                              \
     X(STREAMS_OPEN, "edgefs_streams", "gauge", "Streams open now.")                                                    \

@@ -1,5 +1,8 @@
 #include "replicator/replicas.h"
 
+#include "edgefs/layout.h"
+#include "lib/durable.h"
+#include "lib/log.h"
 #include "lib/util.h"
 #include <ctype.h>
 #include <errno.h>
@@ -11,6 +14,7 @@
 
 #define NAME_SIZE 65u /* as in the configuration: 1 to 64 of [A-Za-z0-9._-] */
 #define URL_SIZE 256u
+#define FILE_MAX (1u << 20)
 
 /* A stream that takes records and acknowledges none for this long no longer keeps the log from being trimmed. */
 #define SILENT_NS UINT64_C(60000000000)
@@ -22,6 +26,7 @@ struct replica {
     uint64_t sent, received, applied, durable;
     uint64_t vouched; /* see replicas_vouch */
     bool bystander;
+    uint64_t last_durable; /* ever said, also before this process started; 0: nothing */
     uint64_t ack_ns;  /* monotonic; of the last acknowledgement, 0: none since it connected */
     uint64_t seen_ns; /* monotonic; connected, disconnected, or acknowledged */
     UT_hash_handle hh;
@@ -31,6 +36,7 @@ struct replicas {
     pthread_mutex_t lock; /* guards all below */
     pthread_cond_t changed;
     struct replica *by_name;
+    bool dirty; /* differs from the file */
 };
 
 int replicas_open(struct replicas **out, struct err *e)
@@ -184,6 +190,8 @@ void replicas_ack(struct replicas *r, const char *node, uint64_t received, uint6
         p->received = received;
         p->applied = applied;
         p->durable = durable;
+        r->dirty |= p->last_durable != durable;
+        p->last_durable = durable;
         p->ack_ns = p->seen_ns = now_ns();
         pthread_cond_broadcast(&r->changed);
     }
@@ -281,6 +289,74 @@ uint64_t replicas_received(struct replicas *r)
             low = MIN(low, p->received);
     pthread_mutex_unlock(&r->lock);
     return low;
+}
+
+bool replicas_away(struct replicas *r, char *name, uint64_t *lsn)
+{
+    bool found = false;
+    pthread_mutex_lock(&r->lock);
+    for (struct replica *p = r->by_name; p; p = p->hh.next)
+        if (!p->streams && p->last_durable && (!found || p->last_durable + 1 < *lsn)) {
+            memcpy(name, p->name, NAME_SIZE);
+            *lsn = p->last_durable + 1;
+            found = true;
+        }
+    pthread_mutex_unlock(&r->lock);
+    return found;
+}
+
+/* ---- the file ---- */
+
+void replicas_load(struct replicas *r, int dirfd)
+{
+    char *text = NULL;
+    size_t n, i;
+    struct err e;
+    json_error_t je;
+    json_t *v;
+    int rc = durable_read(dirfd, LAYOUT_REPLICAS, FILE_MAX, &text, &n, &e);
+    json_t *list = rc ? NULL : json_loadb(text, n, JSON_REJECT_DUPLICATES, &je);
+    free(text);
+    if ((rc && rc != -ENOENT) || (!rc && !json_is_array(list)))
+        log_warn("replicas", "how far the replicas were is not known any more: %s", rc ? e.text : "the file is damaged");
+    json_array_foreach(list, i, v)
+    {
+        const char *name = json_string_value(json_object_get(v, "node")), *url = json_string_value(json_object_get(v, "url"));
+        json_int_t lsn = json_integer_value(json_object_get(v, "durable_lsn"));
+        if (!name || !name_allowed(name) || !url_allowed(url ? url : "") || lsn < 0)
+            continue;
+        pthread_mutex_lock(&r->lock);
+        struct replica *p = find(r, name) ? NULL : add(r, name, &e);
+        if (p) {
+            snprintf(p->url, sizeof p->url, "%s", url ? url : "");
+            p->durable = p->last_durable = (uint64_t)lsn;
+        }
+        pthread_mutex_unlock(&r->lock);
+    }
+    json_decref(list);
+}
+
+int replicas_save(struct replicas *r, int dirfd, struct err *e)
+{
+    pthread_mutex_lock(&r->lock);
+    json_t *list = r->dirty ? json_array() : NULL;
+    for (struct replica *p = r->by_name; list && p; p = p->hh.next)
+        if (p->last_durable)
+            json_array_append_new(list, json_pack("{s:s,s:s,s:I}", "node", p->name, "url", p->url, "durable_lsn", (json_int_t)p->last_durable));
+    bool dirty = r->dirty;
+    r->dirty = false;
+    pthread_mutex_unlock(&r->lock);
+    if (!dirty)
+        return 0;
+    _cleanup_free_ char *text = list ? json_dumps(list, JSON_INDENT(1)) : NULL;
+    json_decref(list);
+    int rc = text ? durable_replace(dirfd, LAYOUT_REPLICAS, text, strlen(text), 0600, e) : err_errno(e, ENOMEM, "%s", LAYOUT_REPLICAS);
+    if (rc) {
+        pthread_mutex_lock(&r->lock);
+        r->dirty = true;
+        pthread_mutex_unlock(&r->lock);
+    }
+    return rc;
 }
 
 static int by_name(struct replica *a, struct replica *b)

@@ -21,6 +21,13 @@ void replicas_disconnected(struct replicas *r, const char *node);
 void replicas_sent(struct replicas *r, const char *node, uint64_t lsn);
 void replicas_ack(struct replicas *r, const char *node, uint64_t received, uint64_t applied, uint64_t durable);
 
+/* Progress is remembered across restarts: how far each node was when it was last heard of. load: before threads; an absent or damaged file is no error but said.
+ * save: writes the file if anything has changed since; blocks for the disk. */
+void replicas_load(struct replicas *r, int dirfd);
+int replicas_save(struct replicas *r, int dirfd, struct err *e);
+/* The name of the node that is away and needs the oldest record (its LSN in *lsn); false: none is away. name: 65 bytes. */
+bool replicas_away(struct replicas *r, char *name, uint64_t *lsn);
+
 /* A node that never becomes primary by itself: what it has cannot save a commit, so it does not count for synchronous commit. After replicas_connected. */
 void replicas_bystander(struct replicas *r, const char *node);
 /* It has said that everything up to lsn, of the history that this node is continuing, is durable in its log, and that all of its databases are whole. */

@@ -146,44 +146,60 @@ int rlog_reset(struct rlog *l, struct position pos, struct err *e)
     return rc;
 }
 
-/* Whether the oldest segment may go; `lock` held. It must be sealed, and must not hold the last record, from
+/* Whether the oldest segment can go at all; `lock` held. It must be sealed, and must not hold the last record, from
  * which the log knows its position. */
-static bool may_trim(const struct rlog *l, uint64_t keep_from, uint64_t now_us)
+static bool can_trim(const struct rlog *l, uint64_t keep_from)
 {
-    if (l->n_segments < 2)
-        return false;
-    const struct rlog_segment *s = l->segments[0], *next = l->segments[1];
-    if (s->fd >= 0 || s->last >= keep_from || s->last >= l->last.lsn)
-        return false;
+    const struct rlog_segment *s = l->n_segments < 2 ? NULL : l->segments[0];
+    return s && s->fd < 0 && s->last < keep_from && s->last < l->last.lsn;
+}
+
+/* Whether the retention lets it go, too. */
+static bool expired(const struct rlog *l)
+{
+    const struct rlog_segment *next = l->segments[1];
+    uint64_t now_us = wall_us();
     if (l->o.retention_bytes && l->bytes > l->o.retention_bytes)
         return true;
-    /* the newest record in s is older than the first of the next */
+    /* the newest record in the oldest one is older than the first of the next */
     return l->o.retention_age_ms && next->first_us && next->first_us < now_us &&
            (now_us - next->first_us) / 1000 > l->o.retention_age_ms;
 }
 
+/* Deletes the oldest segment if it may go. 1; 0: it may not; -errno. `trim` held. */
+static int trim_oldest(struct rlog *l, uint64_t keep_from, bool whatever_age, struct err *e)
+{
+    char name[RLOG_SEGMENT_NAME_SIZE];
+    pthread_mutex_lock(&l->lock);
+    struct rlog_segment *s = can_trim(l, keep_from) && (whatever_age || expired(l)) ? l->segments[0] : NULL;
+    pthread_mutex_unlock(&l->lock);
+    if (!s)
+        return 0;
+    rlog_segment_name(s->first, name);
+    if (rlog_io->unlink_at(l->dirfd, name, 0) < 0 && errno != ENOENT)
+        return err_errno(e, errno, "deleting %s/%s", l->dir, name);
+    pthread_mutex_lock(&l->lock);
+    l->bytes -= (uint64_t)s->end;
+    memmove(l->segments, l->segments + 1, --l->n_segments * sizeof l->segments[0]);
+    pthread_mutex_unlock(&l->lock);
+    rlog_segment_free(s);
+    return 1;
+}
+
 int rlog_trim(struct rlog *l, uint64_t keep_from, struct err *e)
 {
-    int rc = 0;
+    int rc;
     pthread_mutex_lock(&l->trim);
-    for (;;) {
-        char name[RLOG_SEGMENT_NAME_SIZE];
-        pthread_mutex_lock(&l->lock);
-        struct rlog_segment *s = may_trim(l, keep_from, wall_us()) ? l->segments[0] : NULL;
-        pthread_mutex_unlock(&l->lock);
-        if (!s)
-            break;
-        rlog_segment_name(s->first, name);
-        if (rlog_io->unlink_at(l->dirfd, name, 0) < 0 && errno != ENOENT) {
-            rc = err_errno(e, errno, "deleting %s/%s", l->dir, name);
-            break;
-        }
-        pthread_mutex_lock(&l->lock);
-        l->bytes -= (uint64_t)s->end;
-        memmove(l->segments, l->segments + 1, --l->n_segments * sizeof l->segments[0]);
-        pthread_mutex_unlock(&l->lock);
-        rlog_segment_free(s);
-    }
+    while ((rc = trim_oldest(l, keep_from, false, e)) > 0)
+        continue;
+    pthread_mutex_unlock(&l->trim);
+    return rc;
+}
+
+int rlog_make_room(struct rlog *l, uint64_t keep_from, struct err *e)
+{
+    pthread_mutex_lock(&l->trim);
+    int rc = trim_oldest(l, keep_from, true, e);
     pthread_mutex_unlock(&l->trim);
     return rc;
 }

@@ -58,6 +58,9 @@ uint64_t rlog_durable(struct rlog *l);
  * ≥ keep_from, nor one that is not durable yet, nor the current one. Any thread. */
 int rlog_trim(struct rlog *l, uint64_t keep_from, struct err *e);
 
+/* The disk is filling: deletes the oldest segment, whatever its age, under the same conditions otherwise. 1: it is gone; 0: it is needed; -errno. */
+int rlog_make_room(struct rlog *l, uint64_t keep_from, struct err *e);
+
 /* Reading. */
 struct rlog_cursor {
     uint64_t lsn;     /* of the next record */

@@ -5,6 +5,7 @@
 /* <data>/ */
 #define LAYOUT_DB "db"                     /* the backing directory: what the mount mirrors */
 #define LAYOUT_LOG "log"                   /* segments, NNNNNNNNNNNNNNNN.log */
+#define LAYOUT_REPLICAS "replicas.json"     /* how far the nodes were that followed this one */
 #define LAYOUT_SUMS "sums"                 /* one page-checksum sidecar per database */
 #define LAYOUT_ORPHANS "orphans"           /* files unlinked while open, named by inode number (edgefs-fs) */
 #define LAYOUT_QUARANTINE "quarantine"     /* what a replica had and its primary had not: kept, never served */

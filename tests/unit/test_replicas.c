@@ -1,3 +1,4 @@
+#include "edgefs/layout.h"
 #include "replicator/replicas.h"
 
 #include "lib/util.h"
@@ -5,6 +6,7 @@
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <fcntl.h>
 #include <stdio.h>
 
 #include <cmocka.h>
@@ -180,6 +182,50 @@ static void the_nth_best_replica_says_how_far_a_commit_is_durable(void **state)
     assert_int_equal(replicas_vouched(r, 2), 0);
 }
 
+static void progress_is_remembered_in_a_file(void **state)
+{
+    char folder[] = "/tmp/test_replicas_XXXXXX", path[64], name[65];
+    struct replicas *again;
+    uint64_t lsn;
+    (void)state;
+    assert_non_null(mkdtemp(folder));
+    int dirfd = open(folder, O_RDONLY | O_DIRECTORY);
+    assert_true(dirfd >= 0);
+    replicas_load(r, dirfd); /* there is no file */
+    assert_int_equal(replicas_save(r, dirfd, NULL), 0);
+    assert_int_equal(faccessat(dirfd, LAYOUT_REPLICAS, F_OK, 0), -1); /* nothing to say */
+    replicas_connected(r, "b", "http://h:1", NULL);
+    replicas_connected(r, "c", NULL, NULL);
+    replicas_ack(r, "b", 20, 20, 17);
+    replicas_ack(r, "c", 30, 30, 30);
+    assert_int_equal(replicas_save(r, dirfd, NULL), 0);
+
+    assert_int_equal(replicas_open(&again, NULL), 0);
+    replicas_load(again, dirfd);
+    assert_false(replicas_find(again, "b", NULL)); /* known, and not connected */
+    assert_true(replicas_away(again, name, &lsn));
+    assert_string_equal(name, "b");
+    assert_int_equal(lsn, 18);
+    assert_int_equal(replicas_need(again), UINT64_MAX); /* who is away keeps nothing */
+    replicas_connected(again, "b", NULL, NULL);
+    assert_true(replicas_away(again, name, &lsn));
+    assert_string_equal(name, "c");
+    assert_int_equal(lsn, 31);
+    replicas_close(again);
+
+    snprintf(path, sizeof path, "%s/%s", folder, LAYOUT_REPLICAS);
+    int fd = open(path, O_WRONLY | O_TRUNC);
+    assert_int_equal(write(fd, "[{\"node\":", 9), 9);
+    close(fd);
+    assert_int_equal(replicas_open(&again, NULL), 0);
+    replicas_load(again, dirfd); /* damaged: as if there were none */
+    assert_false(replicas_away(again, name, &lsn));
+    replicas_close(again);
+    unlink(path);
+    rmdir(folder);
+    close(dirfd);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -187,6 +233,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_was_acknowledged_is_told, setup, teardown),
         cmocka_unit_test_setup_teardown(the_log_is_kept_for_the_slowest_that_is_connected, setup, teardown),
         cmocka_unit_test_setup_teardown(the_nth_best_replica_says_how_far_a_commit_is_durable, setup, teardown),
+        cmocka_unit_test_setup_teardown(progress_is_remembered_in_a_file, setup, teardown),
         cmocka_unit_test_setup_teardown(names_and_urls_from_strangers_are_checked, setup, teardown),
         cmocka_unit_test_setup_teardown(a_full_table_forgets_who_has_been_away_longest, setup, teardown),
         cmocka_unit_test_setup_teardown(waiting_ends_with_the_acknowledgement_the_deadline_or_the_connection, setup, teardown),

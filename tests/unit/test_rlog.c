@@ -316,6 +316,26 @@ static void trim_keeps_what_it_must(void **state)
     rlog_close(l);
 }
 
+static void room_is_made_of_the_oldest_segments_that_nobody_needs(void **state)
+{
+    (void)state;
+    struct rlog_options o = {.segment_size = 10000}; /* no retention */
+    struct rlog *l;
+    assert_ok(rlog_open(dir, &o, &l, &err));
+    for (uint64_t lsn = 1; lsn <= 28; lsn++) /* segments of 5 records */
+        append(l, lsn, 1900);
+    assert_ok(rlog_sync(l, &err));
+    assert_int_equal(rlog_make_room(l, 5, &err), 0); /* somebody needs 5 */
+    assert_int_equal(rlog_make_room(l, 6, &err), 1);
+    assert_int_equal(rlog_first(l), 6);
+    assert_int_equal(rlog_make_room(l, 6, &err), 0);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(rlog_make_room(l, UINT64_MAX, &err), 1);
+    assert_int_equal(rlog_make_room(l, UINT64_MAX, &err), 0); /* never the newest */
+    check_log(l, 26, 28);
+    rlog_close(l);
+}
+
 /* A trimmed log whose last segment is empty would have forgotten its epoch. */
 static void trim_keeps_the_last_record(void **state)
 {
@@ -460,6 +480,7 @@ int main(void)
         T(an_aborted_record_leaves_no_trace),
         T(reset_empties_the_log_durably),
         T(trim_keeps_what_it_must),
+        T(room_is_made_of_the_oldest_segments_that_nobody_needs),
         T(trim_keeps_the_last_record),
         T(trim_by_age_looks_at_timestamps),
         T(a_cursor_keeps_the_segment_it_is_in),
