@@ -58,6 +58,8 @@ static void watch_room(struct node *n)
     metrics_add(METRIC_LOG_TRIMMED, gone);
     bool low = left < n->config->log.segment_size;
     atomic_store(&n->disk_free, left);
+    if (!low) /* whoever could not write tries again, and says so again if it is still so */
+        atomic_store(&n->disk_full, false);
     if (atomic_exchange(&n->disk_low, low) == low)
         return;
     if (low)

@@ -88,7 +88,7 @@ struct node {
     atomic_bool stopping;
     atomic_bool disk_low;          /* less room than a segment of the log takes is left for it: keeper.c */
     atomic_uint_fast64_t disk_free; /* bytes that the data directory's file system has left, as the keeper last saw */
-    atomic_bool disk_full;         /* the log could not be written for lack of room; cleared by the next success */
+    atomic_bool disk_full;         /* the log could not be written for lack of room; cleared by the next success, or when there is room again */
     atomic_uint_fast64_t applied;  /* LSN: every database reflects the log up to here (primary: the log's last) */
     atomic_uint_fast64_t current_ns; /* replica: monotonic time when it last had everything that its upstream had; 0 never */
     atomic_bool connected;         /* replica: the stream is up */
