@@ -16,6 +16,7 @@
 #include "replicator/metrics.h"
 #include "replicator/replicas.h"
 #include "replicator/stream_server.h"
+#include "replicator/sync.h"
 #include "replicator/worker.h"
 #include <dirent.h>
 #include <errno.h>
@@ -88,6 +89,7 @@ static int setup(void **state)
     assert_int_equal(worker_open(n, &n->worker, &e), 0);
     assert_int_equal(worker_open(n, &n->differ, &e), 0);
     assert_int_equal(hooks_open(n, &n->hooks, &e), 0);
+    assert_int_equal(sync_open(n, &n->sync, &e), 0);
     atomic_store(&n->role, NODE_PRIMARY);
     evthread_use_pthreads();
     w->base = event_base_new();
@@ -122,6 +124,7 @@ static int teardown(void **state)
     api_close(w->api);
     event_base_free(w->base);
     hooks_close(w->n.hooks);
+    sync_close(w->n.sync);
     replicas_close(w->n.replicas);
     databases_close(w->n.databases);
     epochs_close(w->n.epochs);
