@@ -884,6 +884,7 @@ class Export(CtlTest):
     def test_interrupt_leaves_nothing(self):
         a = self.serving()
         a.hooks[("GET", "/v1/databases/app.db/image")] = self.slow(a.images["app.db"] * 20)
+        self.addCleanup(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_DFL))  # ignored, if the tests were started by nohup
         for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             rc, raw, _ = self.on_terminal("--url", a.url, "export", "app.db", self.path("x"), until=rb"/s", then=lambda p: p.send_signal(sig))
             self.assertEqual(rc, -sig)
