@@ -123,6 +123,16 @@ static enum fit fit_state(const struct capture_file *cf, const struct dbstate *s
     return FIT_LOST;
 }
 
+/* A WAL without a wal-index whose header is not valid, and nobody has the database open who could be about to write one: nothing is in it (file format §4.3; an application that
+ * was killed between making the file and writing to it leaves such a one). 0 with h saying so; ERR_GONE: there once was something, so pages must be compared. */
+static int headless(const struct dbstate *st, struct walindex_header *h)
+{
+    if (st->wal_frame)
+        return ERR_GONE;
+    *h = (struct walindex_header){.version = 3007000, .initialized = true, .page_size = st->page_size, .salt1 = st->wal_salt1, .salt2 = st->wal_salt2};
+    return 0;
+}
+
 /* Captures all that is published. 0: done; ERR_AGAIN_LATER: look again; anything else: pages must be compared. */
 static int catch_up(struct capture *c, struct capture_file *cf, struct walindex_header *h)
 {
@@ -134,6 +144,8 @@ static int catch_up(struct capture *c, struct capture_file *cf, struct walindex_
     }
     for (int tries = 0; tries < 1000; tries++) {
         int rc = cf->view.index ? walindex_read(cf->view.index, h) : walframes_read(&cf->view, &cf->frames, database_dbstate(db), h);
+        if (rc == ERR_AGAIN_LATER && !cf->view.index && !db->apps_open)
+            rc = headless(database_dbstate(db), h);
         if (rc)
             return rc;
         struct dbstate st = *database_dbstate(db);

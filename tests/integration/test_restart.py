@@ -159,6 +159,23 @@ class Restart(EdgeTest):
             wait_until(lambda: set(b.databases()) == set(names), 20, lambda: f"{sorted(names)}: b has {sorted(b.databases())}")
             cluster.identical()
 
+    def test_a_wal_that_was_made_and_never_written_to(self):
+        """Left by an application that was killed in between: to a node that was primary, and is not any more, it must not look as if something was about to come."""
+        for left in (b"", b"no header of a WAL" * 5):
+            with self.subTest(left=len(left)), Cluster(2, self.passthrough) as cluster:
+                a, b = cluster.nodes
+                test_files.make(a, "w.db", rows=5)
+                a.sql("w.db", "PRAGMA journal_mode=WAL")
+                cluster.sync()
+                a.kill_all()
+                with open(a.backing("w.db-wal"), "wb") as f:
+                    f.write(left)
+                harness.ctl(b, "promote", "b", "--force", "--yes")
+                b.sql("w.db", "INSERT INTO t (x) VALUES (7)")
+                a.start()
+                wait_until(lambda: a.role() == "replica" and a.status()["applied"] == b.status()["applied"], 30, "the old primary follows")
+                cluster.identical()
+
     def test_names_that_move_while_the_primary_looks_at_all_of_them(self):
         """After a start the replicator walks through the directory. A file that is renamed meanwhile may never come up in that walk; it is looked at all the same."""
         rng = harness.seed("walk")
