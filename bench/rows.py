@@ -255,7 +255,7 @@ def lag(name, title, options, p50=None, p99=None, reps=3):
         for key, limit in (("p50_us", p50), ("p99_us", p99), ("max_us", None)):
             mine, theirs = (statistics.median(pair[side][key] for pair in pairs) for side in (0, 1))
             lines.append(Line(name, f"{title}, {key[:-3]}", f"≤ {limit:,} µs" if limit else "", f"{mine:,.0f} µs", f"{theirs:,.0f} µs",
-                              "", None if limit is None else mine <= limit))
+                              ok=None if limit is None else mine <= limit))
         lines[0].notes.append(f"{pairs[0][0]['rate']:,.0f} commits/s on EdgeFS, {pairs[0][1]['rate']:,.0f} on the plain directory")
         return lines
 
