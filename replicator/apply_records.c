@@ -193,21 +193,28 @@ static int continues(const struct database *db, const struct ltx_header *h, uint
                    (unsigned long long)h->pre_checksum);
 }
 
-/* Applies one TX record on its own. payload in memory, or at fd/offset. */
-static int apply_one(struct apply *a, struct database *db, const struct record_head *h, const uint8_t *payload, int fd, int64_t offset,
-                     struct err *e)
+/* Begins the transaction of s and checks that it continues what db is here. 0, ERR_CHECKSUM, ERR_CORRUPT or -errno. */
+static int source_continues(struct apply *a, struct database *db, struct ltx_source *s, struct err *e)
 {
-    struct ltx_source s = {.dec = a->dec, .memory = payload, .fd = fd, .start = offset, .end = offset + h->payload_len};
-    struct apply_tx tx = {.next = source_next, .rewind = source_rewind, .ctx = &s, .first_lsn = h->pos.lsn, .last_lsn = h->pos.lsn};
-    int rc = source_rewind(&s, e);
+    int rc = source_rewind(s, e);
     if (rc)
         return rc;
     pthread_mutex_lock(&db->lock);
     rc = database_load(a->node->databases, db, e);
     const struct dbstate *st = database_dbstate(db);
     if (!rc)
-        rc = continues(db, &s.h, st->txid, st->checksum, st->page_size, e);
+        rc = continues(db, &s->h, st->txid, st->checksum, st->page_size, e);
     pthread_mutex_unlock(&db->lock);
+    return rc;
+}
+
+/* Applies one TX record on its own. payload in memory, or at fd/offset. */
+static int apply_one(struct apply *a, struct database *db, const struct record_head *h, const uint8_t *payload, int fd, int64_t offset,
+                     struct err *e)
+{
+    struct ltx_source s = {.dec = a->dec, .memory = payload, .fd = fd, .start = offset, .end = offset + h->payload_len};
+    struct apply_tx tx = {.next = source_next, .rewind = source_rewind, .ctx = &s, .first_lsn = h->pos.lsn, .last_lsn = h->pos.lsn};
+    int rc = source_continues(a, db, &s, e);
     if (rc)
         return rc;
     /* The trailer, with the checksum to reach, is at the end: read through once. */
@@ -778,16 +785,7 @@ int apply_each_page(struct node *n, const char *name, uint64_t from, uint64_t to
 static int prepared_continues(struct apply *a, struct database *db, const struct record_head *h, int fd, int64_t offset, struct err *e)
 {
     struct ltx_source s = {.dec = a->dec, .fd = fd, .start = offset, .end = offset + h->payload_len};
-    int rc = source_rewind(&s, e);
-    if (rc)
-        return rc;
-    pthread_mutex_lock(&db->lock);
-    rc = database_load(a->node->databases, db, e);
-    const struct dbstate *st = database_dbstate(db);
-    if (!rc)
-        rc = continues(db, &s.h, st->txid, st->checksum, st->page_size, e);
-    pthread_mutex_unlock(&db->lock);
-    return rc;
+    return source_continues(a, db, &s, e);
 }
 
 static int copy_payload(struct node *n, int fd, int64_t at, uint32_t len, struct err *e)
