@@ -448,6 +448,8 @@ static int begin(struct image *im, struct err *e)
     im->pass = 1;
     im->next = 1;
     im->fd = openat(im->node->db_fd, im->db->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (im->fd < 0 && errno == ENOENT) /* 404 is for what the log has no more: to the replica that is the end of it, and another file may take this one's place unseen */
+        return err_set(e, ERR_AGAIN_LATER, "%s: its file is not there at the moment", im->db->name);
     if (im->fd < 0)
         return err_errno(e, errno, "%s", im->db->name);
     im->missing = calloc((size_t)st.commit / 64 + 1, sizeof *im->missing);
