@@ -73,8 +73,11 @@ static int adopt_epochs(struct follower *f, const json_t *list, struct err *e)
     return rc;
 }
 
+/* With etcd the lease says who it is, and a node that is about to become primary still names the one before. */
 static void learn_primary(struct follower *f, const json_t *o)
 {
+    if (f->node->lease)
+        return;
     const char *primary = json_string_value(json_object_get(o, "primary"));
     const char *url = json_string_value(json_object_get(o, "primary_url"));
     char name[128], old_url[256];
