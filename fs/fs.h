@@ -22,6 +22,7 @@ struct fs {
     struct passthrough *passthrough;
     struct journals *journals;
     struct dirsync *dirsync;
+    struct cpulatency *cpulatency; /* NULL: none */
     struct session *session;
     struct spare *spare;
     /* Held for reading from the resolution of a path until what was resolved is opened and counted; for writing while a name is moved

@@ -4,6 +4,7 @@
  * is no second way of stopping that could be wrong. SIGINT and SIGHUP reach us with the terminal's whole process group; what they
  * mean is for the launcher to decide. */
 #include "edgefs/launch.h"
+#include "fs/cpulatency.h"
 #include "fs/dirsync.h"
 #include "fs/files.h"
 #include "fs/journals.h"
@@ -175,6 +176,8 @@ static int run(struct fs *fs, int table_fd, int hooks_fd, struct err *e)
         passthrough_reclaim(fs, table_fd);
     if (rc == 0)
         rc = spare_start(&fs->spare, e);
+    if (rc == 0)
+        rc = cpulatency_start(fs->config->fs.cpu_latency_qos, &fs->cpulatency, e);
     if (rc == 0)
         rc = hookserver_start(fs, hooks_fd, !fresh && role_replicator_alive(fs), e);
     if (rc == 0)

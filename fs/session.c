@@ -15,6 +15,7 @@
  * 320 bytes, no correctness: looked up again, the inode is counted again. */
 #include "fs/session.h"
 
+#include "fs/cpulatency.h"
 #include "fs/passthrough.h"
 #include "fs/spare.h"
 #include "lib/log.h"
@@ -84,9 +85,11 @@ static void note(const void *buf, ssize_t n)
 
 static ssize_t read_request(int fd, void *buf, size_t len, void *userdata)
 {
-    (void)userdata;
+    struct fs *fs = userdata;
     ssize_t n = read(fd, buf, len);
     note(buf, n);
+    if (n > 0 && (current.opcode == FUSE_FSYNC || current.opcode == FUSE_FSYNCDIR))
+        cpulatency_sync(fs->cpulatency);
     return n;
 }
 

@@ -25,6 +25,7 @@ struct config {
 
     struct {
         bool passthrough; /* fs: {passthrough: auto|off}; auto: true */
+        bool cpu_latency_qos; /* fs: {cpu-latency-qos: auto|off}; auto: true. Ask for quick wake-ups while syncs follow each other */
         bool allow_other; /* fs: {allow-other: true|false}; default true when root */
     } fs;
     bool replica_open_readonly; /* replica-open: readwrite|readonly; default readwrite */

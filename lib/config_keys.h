@@ -18,6 +18,7 @@
     X(DIR, "dir", PATH, dir, 0, 0, NULL, NULL)                                                                          \
     X(DATA, "data", PATH, data, 0, 0, NULL, NULL)                                                                       \
     X(FS_PASSTHROUGH, "fs.passthrough", FLAG, fs.passthrough, 0, 0, "off|auto", "auto")                                 \
+    X(FS_CPU_LATENCY_QOS, "fs.cpu-latency-qos", FLAG, fs.cpu_latency_qos, 0, 0, "off|auto", "auto")                     \
     X(FS_ALLOW_OTHER, "fs.allow-other", FLAG, fs.allow_other, 0, 0, "false|true", NULL)                                 \
     X(REPLICA_OPEN, "replica-open", FLAG, replica_open_readonly, 0, 0, "readwrite|readonly", "readwrite")               \
     X(HTTP_LISTEN, "http.listen", LISTEN, http, 0, 0, NULL, "127.0.0.1:20202")                                          \

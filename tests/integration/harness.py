@@ -45,6 +45,9 @@ def seed(what=""):
     return random.Random(f"{value}-{what}")
 
 
+CPU_LATENCY_DEVICE = "/dev/cpu_dma_latency"
+
+
 def wait_until(fn, timeout, what):
     """Polls fn until it returns something true, and returns that. AssertionError with `what` after timeout seconds.
 
@@ -142,13 +145,15 @@ def start_time(pid):
 class Node:
     """One node: its configuration, its launcher process, its mount. Not started by the constructor."""
 
-    def __init__(self, name, port, primary, peers, tmp, passthrough=True, extra="", data=None, token=None, log_level="info", lease=None):
+    def __init__(self, name, port, primary, peers, tmp, passthrough=True, extra="", data=None, token=None, log_level="info", lease=None,
+                 cpu_latency_qos=True):
         self.name = name
         self.port = port
         self.primary = primary
         self.peers = peers  # [(name, port)], this one included
         self.tmp = os.path.join(tmp, name)
         self.passthrough = passthrough
+        self.cpu_latency_qos = cpu_latency_qos
         self.extra = extra  # more lines of YAML
         self.lease = lease or f"{{type: static, primary: {primary}}}"
         self.token = token
@@ -173,7 +178,7 @@ class Node:
             f"node: {self.name}",
             f"dir: {self.mount}",
             f"data: {self.data}",
-            f"fs: {{passthrough: {'auto' if self.passthrough else 'off'}}}",
+            f"fs: {{passthrough: {'auto' if self.passthrough else 'off'}, cpu-latency-qos: {'auto' if self.cpu_latency_qos else 'off'}}}",
             f"http: {{listen: 127.0.0.1:{self.port}}}",
             f"lease: {self.lease}",
             f"logging: {{level: {self.log_level}}}",
@@ -266,6 +271,17 @@ class Node:
         old, start = self.kill(program), time.monotonic()
         wait_until(lambda: self.pids().get(program, old) != old, timeout, f"a new {program} of {self.name}")
         return time.monotonic() - start
+
+    def holders(self):
+        """Which of its programs ask the kernel for quick wake-ups right now."""
+        found = []
+        for program, pid in self.pids().items():
+            with contextlib.suppress(OSError):
+                for fd in os.listdir(f"/proc/{pid}/fd"):
+                    with contextlib.suppress(OSError):
+                        if os.readlink(f"/proc/{pid}/fd/{fd}") == CPU_LATENCY_DEVICE:
+                            found.append(program)
+        return found
 
     def running(self):
         return self.process is not None and self.process.poll() is None
