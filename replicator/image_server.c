@@ -215,7 +215,7 @@ static bool page_good(struct image *im, uint32_t pgno, uint8_t *p, uint64_t sum)
 {
     if (page_checksum(pgno, p, im->start.page_size) == sum)
         return true;
-    return walmap_read(im->wal, pgno, p) && page_checksum(pgno, p, im->start.page_size) == sum;
+    return walmap_fit(im->wal, pgno, sum, p);
 }
 
 /* Sends pages [first + from, first + to) of the buffer as one chunk. Its header goes right before them, over the end of a page that

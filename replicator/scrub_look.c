@@ -94,7 +94,7 @@ int scrub_look_read(struct scrub_look *l, uint32_t first, uint32_t n, uint8_t *b
 
 bool scrub_look_good(struct scrub_look *l, uint32_t pgno, uint8_t *page, uint64_t sum)
 {
-    return page_checksum(pgno, page, l->page_size) == sum || (walmap_read(l->wal, pgno, page) && page_checksum(pgno, page, l->page_size) == sum);
+    return page_checksum(pgno, page, l->page_size) == sum || walmap_fit(l->wal, pgno, sum, page);
 }
 
 bool scrub_look_in_wal(struct scrub_look *l, uint32_t pgno)

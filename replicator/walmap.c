@@ -1,5 +1,6 @@
 #include "replicator/walmap.h"
 
+#include "lib/crc.h"
 #include "lib/sqlitefile.h"
 #include "lib/util.h"
 #include <errno.h>
@@ -9,7 +10,7 @@
 
 struct slot {
     uint32_t pgno; /* 0: free */
-    uint32_t frame;
+    uint32_t frame, before; /* the last one, and the last one before it; 0: none */
 };
 
 struct walmap {
@@ -49,7 +50,7 @@ static int enter(struct walmap *m, uint32_t pgno, uint32_t frame)
         return -ENOMEM;
     struct slot *s = find(m, pgno);
     m->used += s->pgno == 0;
-    *s = (struct slot){pgno, frame};
+    *s = (struct slot){pgno, frame, s->pgno ? s->frame : 0};
     return 0;
 }
 
@@ -111,13 +112,23 @@ void walmap_close(struct walmap *m)
     free(m);
 }
 
+static bool read_frame(const struct walmap *m, uint32_t frame, void *page)
+{
+    int64_t at = wal_frame_offset(frame, m->page_size) + (int64_t)WAL_FRAME_HEADER_SIZE;
+    return pread(m->fd, page, m->page_size, at) == (ssize_t)m->page_size;
+}
+
 int walmap_read(const struct walmap *m, uint32_t pgno, void *page)
 {
-    if (!m)
+    const struct slot *s = m ? find(m, pgno) : NULL;
+    return s && s->pgno && read_frame(m, s->frame, page);
+}
+
+int walmap_fit(const struct walmap *m, uint32_t pgno, uint64_t sum, void *page)
+{
+    const struct slot *s = m ? find(m, pgno) : NULL;
+    if (!s || !s->pgno)
         return 0;
-    const struct slot *s = find(m, pgno);
-    if (!s->pgno)
-        return 0;
-    int64_t at = wal_frame_offset(s->frame, m->page_size) + (int64_t)WAL_FRAME_HEADER_SIZE;
-    return pread(m->fd, page, m->page_size, at) == (ssize_t)m->page_size;
+    return (read_frame(m, s->frame, page) && page_checksum(pgno, page, m->page_size) == sum) ||
+           (s->before && read_frame(m, s->before, page) && page_checksum(pgno, page, m->page_size) == sum);
 }
