@@ -165,7 +165,7 @@ bool ops_syncs(struct fs *fs, uint32_t parent, const char *name)
 {
     const struct shared_inode *i = database_of(fs, parent, name);
     /* Where commits wait for replicas the end of a journal must be seen before it has happened: it may be refused. */
-    return i && (i->flags & INODE_SYNCS) && !fs->config->sync.replicas;
+    return i && (i->flags & INODE_SYNCS) && !config_sync_most(fs->config);
 }
 
 void ops_set_syncs(struct fs *fs, uint32_t parent, const char *name, bool syncs)

@@ -249,7 +249,7 @@ static struct journal_sync *ends_by_sync(struct fs *fs, fuse_req_t req, fuse_ino
 void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
     struct fs *fs = fuse_req_userdata(req);
-    if ((fi->fh & (FH_WAL | FH_REPLICATOR)) == FH_WAL && fs->config->sync.replicas && ops_sync_wal(req, ino))
+    if ((fi->fh & (FH_WAL | FH_REPLICATOR)) == FH_WAL && config_sync_most(fs->config) && ops_sync_wal(req, ino))
         return;
     if (fi->fh & FH_VIRTUAL) {
         fuse_reply_err(req, EINVAL);

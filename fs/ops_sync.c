@@ -41,7 +41,7 @@ static unsigned replicas_of(const struct fs *fs, const char *path, enum name_kin
 
 void ops_sync_policy(struct fs *fs, struct hook_ask *a)
 {
-    if (!fs->config->sync.replicas || (a->kind != HOOK_JOURNAL_END && a->kind != HOOK_WAL_SYNC) ||
+    if (!config_sync_most(fs->config) || (a->kind != HOOK_JOURNAL_END && a->kind != HOOK_WAL_SYNC) ||
         !replicas_of(fs, a->path, a->kind == HOOK_WAL_SYNC ? NAME_WAL : NAME_JOURNAL))
         return;
     a->policy = fs->config->sync.refuse ? ASK_REFUSE : ASK_GO_ON;

@@ -338,13 +338,16 @@ static int load_value(struct config_mapping *m, int id, int key_line)
         err_set(l->e, ERR_CONFIG, "\"%s\" must be a list of %s, not %s", keys[id].path,
                 nodes ? "{name: a, url: http://host:port}" : "{listen: HOST:PORT, target: HOST:PORT, …}", config_event_kind(&ev));
         rc = config_at_line(l, value_line, ERR_CONFIG);
+    } else if (id == KEY_SYNC_DATABASES && ev.type == YAML_MAPPING_START_EVENT) {
+        rc = config_load_sync(l, keys[id].path, GLOBS_MAX);
     } else if (keys[id].type == CONFIG_TYPE_ENDPOINTS || keys[id].type == CONFIG_TYPE_GLOBS) {
         bool urls = keys[id].type == CONFIG_TYPE_ENDPOINTS;
         if (ev.type == YAML_SEQUENCE_START_EVENT) {
             rc = config_load_list(l, keys[id].path, urls ? ENDPOINTS_MAX : GLOBS_MAX, urls ? config_parse_proxy_url : config_parse_glob,
                                   (struct config_list *)(void *)((char *)l->c + keys[id].offset));
         } else {
-            err_set(l->e, ERR_CONFIG, "\"%s\" must be a list of %s, not %s", keys[id].path, urls ? "http://HOST:PORT" : "patterns", config_event_kind(&ev));
+            err_set(l->e, ERR_CONFIG, "\"%s\" must be a list of %s, not %s", keys[id].path,
+                    urls ? "http://HOST:PORT" : id == KEY_SYNC_DATABASES ? "patterns, or a mapping of patterns to numbers" : "patterns", config_event_kind(&ev));
             rc = config_at_line(l, value_line, ERR_CONFIG);
         }
     } else {
@@ -708,6 +711,7 @@ void config_free(struct config *c)
     config_free_list(&c->databases.exclude);
     free(c->upstream);
     config_free_list(&c->sync.databases);
+    free(c->sync.numbers);
     free(c->lease.cluster);
     free(c->lease.ca_file);
     free(c->lease.cert_file);

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #define CONFIG_NODES_MAX 256
+#define CONFIG_SYNC_MAX 64 /* replicas that a commit may wait for */
 #define CONFIG_UPSTREAM_PRIMARY "primary"
 #define CONFIG_UPSTREAM_NEAREST "nearest"
 
@@ -72,6 +73,7 @@ struct config {
         uint64_t timeout_ms;          /* sync-timeout: so long is waited for them */
         bool refuse;                  /* sync-policy: degrade|refuse; what then */
         struct config_list databases; /* sync-databases: names (patterns); empty: all */
+        uint64_t *numbers; /* one for each of these, if it is a mapping: the first that fits counts instead of `replicas`. NULL: a list, all others wait for none */
     } sync;
     enum log_level log_level; /* logging: {level: info} */
 };
@@ -98,6 +100,8 @@ void config_free(struct config *c);
 bool config_partial(const struct config *c);
 /* How many replicas a commit of that database waits for; 0: none. Any thread. */
 unsigned config_sync_replicas(const struct config *c, const char *database);
+/* The most that any database may wait for; 0: commits are asynchronous, all of them. */
+unsigned config_sync_most(const struct config *c);
 
 /* The node of that name in c->nodes, or NULL. */
 const struct config_node *config_node(const struct config *c, const char *name);

@@ -47,7 +47,7 @@
     X(SCRUB_INTERVAL, "scrub.interval", DURATION, scrub.interval_ms, 0, 3650 * CONFIG_DAY_MS, NULL, "24h")              \
     X(SCRUB_RATE, "scrub.rate", SIZE, scrub.rate, CONFIG_MIB, CONFIG_PIB, NULL, "50MiB")                                \
     X(APPLY_WAIT, "apply-wait", DURATION, apply_wait_ms, 0, 3600 * 1000, NULL, "1s")                                    \
-    X(SYNC_REPLICAS, "sync-replicas", COUNT, sync.replicas, 0, 64, NULL, "0")                                           \
+    X(SYNC_REPLICAS, "sync-replicas", COUNT, sync.replicas, 0, CONFIG_SYNC_MAX, NULL, "0")                                           \
     X(SYNC_TIMEOUT, "sync-timeout", DURATION, sync.timeout_ms, 10, 300 * 1000, NULL, "5s")                              \
     X(SYNC_POLICY, "sync-policy", FLAG, sync.refuse, 0, 0, "degrade|refuse", "degrade")                                 \
     X(SYNC_DATABASES, "sync-databases", GLOBS, sync.databases, 0, 0, NULL, NULL)                                     \

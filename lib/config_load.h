@@ -32,6 +32,9 @@ int config_absolute_path(struct loader *l, const char *text, char **out);
 int config_load_list(struct loader *l, const char *path, int most, int (*parse)(const char *text, char **copy, struct err *e), struct config_list *list);
 void config_free_list(struct config_list *list);
 
+/* config_sync.c: the rest of a mapping of patterns to numbers of replicas that stands at path, whose MAPPING_START has been read. */
+int config_load_sync(struct loader *l, const char *path, int most);
+
 /* config_proxy.c: the value of `proxy:`, whose SEQUENCE_START has been read. */
 int config_load_proxies(struct loader *l);
 /* What no single line says: required keys, names and addresses that differ. */

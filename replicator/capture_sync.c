@@ -383,7 +383,7 @@ static int notice_prepared(void *ctx, struct database *db)
 
 void capture_sync_start(struct capture *c)
 {
-    if (c->node->config->sync.replicas && node_role(c->node) == NODE_PRIMARY)
+    if (config_sync_most(c->node->config) && node_role(c->node) == NODE_PRIMARY)
         databases_each(c->node->databases, notice_prepared, c);
 }
 

@@ -295,7 +295,7 @@ int startup_role(struct node *n, struct err *e)
                  ? takeover_begin_epoch(n, MAX(epochs_current(n->epochs).epoch, rlog_last(n->rlog).epoch) + 1, &lsn, e)
                  : 0;
         sequencer_set_epoch(n->sequencer, MAX(epochs_current(n->epochs).epoch, rlog_last(n->rlog).epoch));
-        if (!rc && n->config->sync.replicas)
+        if (!rc && config_sync_most(n->config))
             rc = pending_prepared(n, e);
         if (!rc)
             atomic_store(&n->role, NODE_PRIMARY);

@@ -19,7 +19,7 @@ struct sync {
     unsigned n;
     unsigned ready; /* of these are for sync_next */
     atomic_uint count; /* n, for who does not want to lock */
-    bool degraded;
+    unsigned degraded;        /* nobody waits who wants this many or more; 0: not degraded */
     uint64_t since_ns;        /* degraded since */
     uint64_t mark, mark_ns;   /* degraded: the log's end at that time */
 };
@@ -50,11 +50,11 @@ void sync_close(struct sync *s)
 
 unsigned sync_wanted(struct sync *s, const struct database *db)
 {
-    unsigned n = s->node->config->sync.replicas ? config_sync_replicas(s->node->config, db->name) : 0;
+    unsigned n = config_sync_replicas(s->node->config, db->name);
     if (!n)
         return 0;
     pthread_mutex_lock(&s->lock);
-    bool degraded = s->degraded;
+    bool degraded = s->degraded && n >= s->degraded;
     pthread_mutex_unlock(&s->lock);
     return degraded ? 0 : n;
 }
@@ -85,16 +85,15 @@ bool sync_wait(struct sync *s, const struct sync_wait *w)
 /* lock held: enough replicas are (nearly) up to date again. */
 static void try_return(struct sync *s)
 {
-    uint64_t now = now_ns(), vouched = replicas_vouched(s->node->replicas, (unsigned)s->node->config->sync.replicas);
+    uint64_t now = now_ns(), vouched = replicas_vouched(s->node->replicas, s->degraded);
     if (!s->mark_ns || now - s->mark_ns >= CLOSE_NS) {
         s->mark = rlog_last(s->node->rlog).lsn;
         s->mark_ns = now;
     }
     if (vouched < s->mark)
         return;
-    s->degraded = false;
-    log_info("sync", "synchronous commit again: %" PRIu64 " replicas are up to date (it was degraded for %" PRIu64 " s)",
-             s->node->config->sync.replicas, (now - s->since_ns) / 1000000000u);
+    log_info("sync", "synchronous commit again: %u replicas are up to date (it was degraded for %" PRIu64 " s)", s->degraded, (now - s->since_ns) / 1000000000u);
+    s->degraded = 0;
 }
 
 void sync_vouched(struct sync *s)
@@ -140,13 +139,19 @@ void sync_vouched(struct sync *s)
 /* lock held */
 static void degrade(struct sync *s, const struct sync_wait *w)
 {
-    if (s->degraded)
+    if (s->degraded && s->degraded <= w->replicas)
         return;
-    s->degraded = true;
+    s->degraded = w->replicas;
     s->since_ns = now_ns();
     s->mark_ns = 0;
     log_warn("sync", "%s: %u replicas did not have a commit within %" PRIu64 " ms: going on without waiting for them", w->db->name, w->replicas,
              s->node->config->sync.timeout_ms);
+}
+
+/* lock held: it has gone over to not waiting for as many. */
+static bool over(const struct sync *s, const struct sync_wait *w)
+{
+    return s->degraded && w->replicas >= s->degraded;
 }
 
 bool sync_next(struct sync *s, struct sync_wait *w)
@@ -156,9 +161,8 @@ bool sync_next(struct sync *s, struct sync_wait *w)
     if (!atomic_load(&s->count))
         return false;
     pthread_mutex_lock(&s->lock);
-    bool over = s->degraded;
     for (unsigned i = 0; i < s->n && !found; i++)
-        if (s->waiting[i].acknowledged || over || s->waiting[i].deadline_ns <= now) {
+        if (s->waiting[i].acknowledged || over(s, &s->waiting[i]) || s->waiting[i].deadline_ns <= now) {
             *w = take(s, i);
             found = true;
         }
@@ -179,8 +183,8 @@ uint64_t sync_next_ns(struct sync *s)
         return next;
     pthread_mutex_lock(&s->lock);
     for (unsigned i = 0; i < s->n; i++)
-        next = MIN(next, s->waiting[i].deadline_ns);
-    if (s->ready || s->degraded)
+        next = MIN(next, over(s, &s->waiting[i]) ? 0 : s->waiting[i].deadline_ns);
+    if (s->ready)
         next = s->n ? 0 : next;
     pthread_mutex_unlock(&s->lock);
     return next;
@@ -214,26 +218,30 @@ unsigned sync_waiting(struct sync *s)
 bool sync_is_degraded(struct sync *s)
 {
     pthread_mutex_lock(&s->lock);
-    bool degraded = s->degraded;
+    bool degraded = s->degraded != 0;
     pthread_mutex_unlock(&s->lock);
     return degraded && node_role(s->node) == NODE_PRIMARY;
 }
 
 void sync_warning(struct sync *s, char *text, size_t size)
 {
-    const struct config *c = s->node->config;
     text[0] = 0;
-    if (sync_is_degraded(s))
-        snprintf(text, size, "synchronous commit is degraded: commits do not wait for %" PRIu64 " replicas until they are up to date again", c->sync.replicas);
+    if (!sync_is_degraded(s))
+        return;
+    pthread_mutex_lock(&s->lock);
+    unsigned n = s->degraded;
+    pthread_mutex_unlock(&s->lock);
+    snprintf(text, size, "synchronous commit is degraded: commits do not wait for %u replicas until they are up to date again", n);
 }
 
 json_t *sync_json(struct sync *s)
 {
     const struct config *c = s->node->config;
+    unsigned most = config_sync_most(c);
     bool primary = node_role(s->node) == NODE_PRIMARY;
-    const char *state = !c->sync.replicas ? "off" : !primary ? "idle" : sync_is_degraded(s) ? "degraded" : "synchronous";
-    uint64_t vouched = c->sync.replicas ? replicas_vouched(s->node->replicas, (unsigned)c->sync.replicas) : 0;
-    return json_pack("{s:s,s:I,s:I,s:s,s:i,s:I}", "state", state, "replicas", (json_int_t)c->sync.replicas, "timeout_ms",
+    const char *state = !most ? "off" : !primary ? "idle" : sync_is_degraded(s) ? "degraded" : "synchronous";
+    uint64_t vouched = most ? replicas_vouched(s->node->replicas, most) : 0;
+    return json_pack("{s:s,s:I,s:I,s:s,s:i,s:I}", "state", state, "replicas", (json_int_t)most, "timeout_ms",
                      (json_int_t)c->sync.timeout_ms, "policy", c->sync.refuse ? "refuse" : "degrade", "waiting", (int)sync_waiting(s),
                      "durable_lsn", (json_int_t)vouched);
 }

@@ -4,6 +4,8 @@
  *        ▲                                            │
  *        └── enough replicas are less than a second behind ┘      (with policy refuse it is always SYNCHRONOUS)
  *
+ * Databases may wait for different numbers (sync-databases): a time-out of one that waits for N degrades those that wait for N or more.
+ *
  * What waits is taken out by whoever comes first: the acknowledgement that suffices (HTTP loop, which answers at once), or the time-out (capture's
  * thread). Any thread, unless said otherwise; takes only its own lock and, inside, that of replicas. */
 #ifndef EDGEFS_SYNC_H

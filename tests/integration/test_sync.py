@@ -65,6 +65,46 @@ class Sync(EdgeTest):
             self.assertGreaterEqual(a.metric("edgefs_sync_commits_total"), 20)
             cluster.identical()
 
+    @within(60)
+    def test_each_database_waits_for_as_many_replicas_as_its_pattern_says(self):
+        extra = sync(timeout="500ms", more="sync-databases: {'two/*': 2, 'none*': 0}\n")
+        with Cluster(3, passthrough=self.passthrough, extra=extra) as cluster, contextlib.ExitStack() as stack:
+            a, b, c = cluster.nodes
+            names = ("one.db", "two/x.db", "none.db")
+            for name in names:
+                harness.make_load_db(a, name)
+            cluster.sync()
+            write = {name: stack.enter_context(Session(a.path(name))) for name in names}
+            for session in write.values():
+                session.sql("PRAGMA synchronous=FULL")
+
+            def insert(name, s):
+                before = a.lsn()
+                write[name].sql("INSERT INTO t (w, s) VALUES (1, ?)", s)
+                return [r for r in records(a, before + 1) if r["type"] == "prepare" and r["name"] == name]
+
+            for name in names:
+                self.assertEqual(len(insert(name, 0)), int(name != "none.db"), name)
+            with stopped(c):
+                insert("one.db", 1)
+                with self.assertRaises(SessionError):
+                    insert("two/x.db", 1)
+            with stopped(b, c):
+                insert("none.db", 1)
+                with self.assertRaises(SessionError):
+                    insert("one.db", 2)
+            wait_until(lambda: len([r for r in a.status()["replicas"] if r["connected"]]) == 2, 30, "both are back")
+
+            def both():  # one of them may not have caught up yet
+                with contextlib.suppress(SessionError):
+                    return insert("two/x.db", 2)
+
+            wait_until(both, 30, "two replicas have it durable")
+            insert("one.db", 3)
+            cluster.identical()
+            self.assertEqual({name: sorted(s for (s,) in b.sql(name, "SELECT s FROM t")) for name in names},
+                             {"one.db": [0, 1, 3], "two/x.db": [0, 2], "none.db": [0, 1]})
+
     def refused(self, mode):
         """A commit that no replica gets is refused, and the transaction is not seen by anybody, then or later."""
         with Cluster(2, passthrough=self.passthrough, extra=sync(timeout="400ms")) as cluster:

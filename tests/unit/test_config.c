@@ -121,6 +121,25 @@ static void every_key_is_read(void **state)
     config_free(c);
 }
 
+static void databases_wait_for_numbers_of_their_own(void **state)
+{
+    (void)state;
+    struct config *c = load_good("node: b\ndir: m\ndata: d\nsync-replicas: 1\nsync-databases: {'orders/*.db': 2, 'scratch*': 0}\n", NULL);
+    assert_int_equal(config_sync_most(c), 2);
+    assert_int_equal(config_sync_replicas(c, "orders/1.db"), 2);
+    assert_int_equal(config_sync_replicas(c, "scratch.db"), 0);
+    assert_int_equal(config_sync_replicas(c, "other.db"), 1);
+    config_free(c);
+    c = load_good("node: b\ndir: m\ndata: d\nsync-databases:\n  a.db: 3\n  '*': 1\n", NULL);
+    assert_int_equal(config_sync_most(c), 3);
+    assert_int_equal(config_sync_replicas(c, "a.db"), 3);
+    assert_int_equal(config_sync_replicas(c, "b.db"), 1);
+    config_free(c);
+    c = load_good("node: b\ndir: m\ndata: d\nsync-replicas: 2\nsync-databases: {}\n", NULL);
+    assert_int_equal(config_sync_replicas(c, "b.db"), 2);
+    config_free(c);
+}
+
 static void primary_defaults_to_first_node(void **state)
 {
     (void)state;
@@ -188,7 +207,11 @@ static const struct bad {
     {BASE "fs: [a]\n", 4, "\"fs\" must be a mapping, as in fs: {passthrough: …}, not a list"},
     {BASE "http: 127.0.0.1:1\n", 4, "\"http\" must be a mapping, as in http: {listen: …}, not a single value"},
     {BASE "apply-wait: [1s]\n", 4, "\"apply-wait\" must be a single value, not a list"},
-    {BASE "sync-databases: orders.db\n", 4, "\"sync-databases\" must be a list of patterns, not a single value"},
+    {BASE "sync-databases: orders.db\n", 4, "\"sync-databases\" must be a list of patterns, or a mapping of patterns to numbers, not a single value"},
+    {BASE "sync-databases: {a.db: x}\n", 4, "sync-databases: \"x\" is not a number"},
+    {BASE "sync-databases: {a.db: 65}\n", 4, "sync-databases: \"65\" is out of range: from 0 to 64"},
+    {BASE "sync-databases:\n  a.db: 1\n  a.db: 2\n", 6, "sync-databases: \"a.db\" is given twice"},
+    {BASE "sync-databases: {a.db: [1]}\n", 4, "\"sync-databases\" must be a single value, not a list"},
     {BASE "apply-wait: {a: b}\n", 4, "\"apply-wait\" must be a single value, not a mapping"},
     {BASE "apply-wait:\n\n", 4, "\"apply-wait\" has no value"},
     {BASE "apply-wait: 10\n", 4, "apply-wait: \"10\" is not a duration: a number with a unit as in 500ms, 1s, 5m, 24h, 7d"},
@@ -545,6 +568,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults_work_for_one_node),
         cmocka_unit_test(every_key_is_read),
+        cmocka_unit_test(databases_wait_for_numbers_of_their_own),
         cmocka_unit_test(primary_defaults_to_first_node),
         cmocka_unit_test(empty_sections_and_documents_are_good),
         cmocka_unit_test(arguments_stand_above_the_file),
