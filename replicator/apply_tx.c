@@ -217,7 +217,7 @@ static int run_locked(struct node *n, struct database *db, const struct apply_tx
         rc = sums_reserve(db->sums, tx->commit, e);
     if (!rc)
         rc = write_tx(n, db, tx, &p1, &st, e);
-    if (!rc && !(db->apply && db->apply->open) && !walview_exists(n, db)) {
+    if (!rc && !(db->apply && db->apply->open && db->apply->wal) && !walview_exists(n, db)) {
         st.wal_salt1 = st.wal_salt2 = st.wal_frame = 0;
         st.file = database_stamp(n->db_fd, db->name);
     }

@@ -2,7 +2,7 @@
  * locks: WAL_WRITE and RESERVED, and SHARED and the wal-index's DMS so that nobody takes the WAL away.
  *
  * The launcher keeps duplicates of the descriptors, so the locks outlive this process: the next replicator gets them back. That is also
- * why letting go means unlocking: closing would not do. */
+ * why letting go means unlocking: closing would not do. When the launcher is killed this process keeps them (linger.h). */
 #ifndef EDGEFS_FENCES_H
 #define EDGEFS_FENCES_H
 

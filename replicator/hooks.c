@@ -144,6 +144,14 @@ void hooks_role_in_force(struct hooks *h, const char *role)
     position_server_changed(h->node->positions);
 }
 
+bool hooks_connected(struct hooks *h)
+{
+    pthread_mutex_lock(&h->lock);
+    bool yes = h->fd >= 0;
+    pthread_mutex_unlock(&h->lock);
+    return yes;
+}
+
 bool hooks_in_force(struct hooks *h)
 {
     pthread_mutex_lock(&h->lock);

@@ -24,6 +24,8 @@ int hooks_recv(struct hooks *h, struct hook_msg *m, char *path, char *text);
 void hooks_answer(struct hooks *h, uint64_t id, uint64_t value, const char *text);
 /* edgefs-fs said that this role is in force (capture's thread). */
 void hooks_role_in_force(struct hooks *h, const char *role);
+/* Whether there is a connection, as far as it is known. Any thread. */
+bool hooks_connected(struct hooks *h);
 /* Whether edgefs-fs acts by this node's present role. Any thread. */
 bool hooks_in_force(struct hooks *h);
 /* Waits until edgefs-fs acts by this node's present role. 0 or -ETIMEDOUT at the monotonic time deadline_ns. Not in capture's thread. */

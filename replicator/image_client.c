@@ -12,6 +12,7 @@
 #include "replicator/incoming.h"
 #include "replicator/metrics.h"
 #include "replicator/resum.h"
+#include "replicator/stray.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -482,6 +483,9 @@ static int take_base(struct fetch *f, struct err *e)
     struct node *n = f->c->node;
     struct database *db = f->db;
     unsigned failures = f->c->failed == db ? f->c->failures : 0;
+    int stray = db->stray ? stray_keep(n, db, e) : 0;
+    if (stray)
+        return stray;
     bool here = faccessat(n->db_fd, db->name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
     pthread_mutex_lock(&db->lock);
     struct dbstate st = *database_dbstate(db);

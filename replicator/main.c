@@ -13,6 +13,7 @@
 #include "replicator/import.h"
 #include "replicator/keeper.h"
 #include "replicator/lease_etcd.h"
+#include "replicator/linger.h"
 #include "replicator/neighbours.h"
 #include "replicator/position_server.h"
 #include "replicator/replicas.h"
@@ -38,7 +39,8 @@ struct program {
     struct keeper *keeper;
     uint64_t stop_ns;
     struct event *sent; /* looks whether the last changes got out; NULL: no need to */
-    bool release; /* stopped for good (the launcher says so with SIGINT): another node may be primary at once */
+    bool release; /* stopped for good (the launcher says so with SIGINT, or is gone): another node may be primary at once */
+    bool orphaned; /* the launcher is gone: linger.h */
 };
 
 #define HELLO_NS 2000000000u
@@ -63,7 +65,7 @@ static void stop_loop(evutil_socket_t fd, short what, void *arg)
     (void)what;
     if (atomic_exchange(&p->node.stopping, true))
         return;
-    p->release = fd == SIGINT; /* of a signal's event the number */
+    p->release = p->orphaned || fd == SIGINT; /* of a signal's event the number */
     p->stop_ns = now_ns() + STOP_NS;
     bool primary = node_role(&p->node) == NODE_PRIMARY;
     if (primary && p->release && p->node.lease)
@@ -83,7 +85,10 @@ static void launcher_gone(evutil_socket_t fd, short what, void *arg)
     /* An answer of the launcher's that has not been read yet may lie before the end: EV_CLOSED tells it all the same. And the end is ECONNRESET, and
      * no EV_CLOSED, if the launcher died before it read what we had sent. */
     if ((what & EV_CLOSED) || n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
-        log_warn("main", "the launcher is gone: stopping");
+        struct program *p = arg;
+        if (!p->orphaned)
+            log_warn("main", "the launcher is gone: stopping");
+        p->orphaned = true;
         stop_loop(fd, what, arg);
     }
 }
@@ -157,7 +162,7 @@ static int close_file(void *ctx, struct database *db)
     return 0;
 }
 
-static void stop_threads(struct program *p)
+static void stop_replicating(struct program *p)
 {
     struct node *n = &p->node;
     scrub_stop(n);
@@ -166,12 +171,18 @@ static void stop_threads(struct program *p)
     neighbours_close(n->neighbours);
     n->neighbours = NULL;
     lease_etcd_close(n->lease, p->release);
+    n->lease = NULL;
     keeper_close(p->keeper);
     incoming_stop(n); /* it kicks the image thread, which hurries the follower, which kicks both */
     image_client_stop(n);
     follower_close(n->follower);
     upstream_close(n->upstream_choice);
-    image_client_close(n);
+}
+
+static void stop_threads(struct program *p)
+{
+    struct node *n = &p->node;
+    image_client_close(n); /* until here an open that finds its database damaged may kick it */
     incoming_close(n);
     capture_stop(n->capture); /* it posts jobs, and jobs post to it: neither is freed before both stand still */
     worker_close(n->worker);
@@ -261,6 +272,9 @@ int main(int argc, char **argv)
     ready(&p.node);
     rc = serve(&p, &e);
     log_info("main", "stopping");
+    stop_replicating(&p);
+    if (p.orphaned && node_role(&p.node) != NODE_PRIMARY)
+        linger(&p.node);
     stop_threads(&p);
     startup_close(&p.node);
     event_base_free(p.base);

@@ -22,7 +22,8 @@ static int open_folder(struct node *n, struct err *e)
     return fd < 0 ? err_errno(e, errno, "open %s", LAYOUT_QUARANTINE) : fd;
 }
 
-static void file_name(char buf[QUARANTINE_FILE_MAX + 1], struct position pos, const char *name, const char *suffix)
+/* number: of a stray; 0: none. */
+static void file_name(char buf[QUARANTINE_FILE_MAX + 1], struct position pos, unsigned number, const char *name, const char *suffix)
 {
     char flat[NAME_BYTES_MAX + 1], *p = flat;
     for (; *name && p < flat + NAME_BYTES_MAX - 3; name++)
@@ -31,7 +32,10 @@ static void file_name(char buf[QUARANTINE_FILE_MAX + 1], struct position pos, co
         else
             *p++ = *name;
     *p = 0;
-    snprintf(buf, QUARANTINE_FILE_MAX + 1, "%" PRIu64 "-%" PRIu64 "-%s%s", pos.epoch, pos.lsn, flat, suffix);
+    char which[16] = "";
+    if (number)
+        snprintf(which, sizeof which, "~%u", number);
+    snprintf(buf, QUARANTINE_FILE_MAX + 1, "%" PRIu64 "-%" PRIu64 "%s-%s%s", pos.epoch, pos.lsn, which, flat, suffix);
 }
 
 /* Bytes at..at+len of fd as a file of that name: complete and durable when it appears. One that is there already is from an earlier try. */
@@ -108,7 +112,7 @@ int quarantine_records(struct node *n, uint64_t fork, unsigned *kept, struct err
     while (!rc && (rc = rlog_next(n->rlog, &c, &h, &at, e)) > 0) {
         char name[QUARANTINE_FILE_MAX + 1];
         rc = 0;
-        file_name(name, h.pos, h.name, ".ltx");
+        file_name(name, h.pos, 0, h.name, ".ltx");
         struct database *db = h.type == RECORD_STATE ? databases_find(n->databases, h.name) : NULL;
         if (h.type == RECORD_TX)
             rc = keep(folder, name, c.fd, at, h.payload_len, e);
@@ -128,18 +132,16 @@ int quarantine_records(struct node *n, uint64_t fork, unsigned *kept, struct err
     return rc;
 }
 
-int quarantine_database(struct node *n, struct database *db, struct err *e)
+static const char *const suffixes[][2] = {{"", ".db"}, {LAYOUT_WAL, ".db-wal"}};
+
+static int keep_database(struct node *n, int folder, const struct database *db, unsigned number, struct err *e)
 {
-    static const char *const suffixes[][2] = {{"", ".db"}, {LAYOUT_WAL, ".db-wal"}};
-    _cleanup_fd_ int folder = open_folder(n, e);
-    if (folder < 0)
-        return folder;
     /* The WAL first: a crash in between leaves no database that looks whole. */
     for (size_t i = ARRAY_SIZE(suffixes); i-- > 0;) {
         char from[LAYOUT_NAME_MAX + 16], to[QUARANTINE_FILE_MAX + 1];
         struct stat st;
         snprintf(from, sizeof from, "%s%s", db->name, suffixes[i][0]);
-        file_name(to, rlog_last(n->rlog), db->name, suffixes[i][1]);
+        file_name(to, rlog_last(n->rlog), number, db->name, suffixes[i][1]);
         _cleanup_fd_ int fd = openat(n->db_fd, from, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
         if (fd < 0 && errno == ENOENT && i)
             continue;
@@ -152,9 +154,31 @@ int quarantine_database(struct node *n, struct database *db, struct err *e)
     return 0;
 }
 
+int quarantine_database(struct node *n, struct database *db, struct err *e)
+{
+    _cleanup_fd_ int folder = open_folder(n, e);
+    return folder < 0 ? folder : keep_database(n, folder, db, 0, e);
+}
+
+int quarantine_stray(struct node *n, struct database *db, struct err *e)
+{
+    char name[QUARANTINE_FILE_MAX + 1];
+    unsigned number = 0;
+    _cleanup_fd_ int folder = open_folder(n, e);
+    if (folder < 0)
+        return folder;
+    do
+        file_name(name, rlog_last(n->rlog), ++number, db->name, suffixes[0][1]);
+    while (!faccessat(folder, name, F_OK, 0));
+    file_name(name, rlog_last(n->rlog), number, db->name, suffixes[1][1]);
+    if (unlinkat(folder, name, 0) && errno != ENOENT) /* of a try that was killed in between: the database has changed since */
+        return err_errno(e, errno, "quarantine: remove %s", name);
+    return keep_database(n, folder, db, number, e);
+}
+
 /* ---- what is there ---- */
 
-/* Takes "EPOCH-LSN-NAME.SUFFIX" apart; name may be as long as file. Suffix: "ltx" or "db". */
+/* Takes "EPOCH-LSN-NAME.SUFFIX", or "EPOCH-LSN~K-NAME.SUFFIX", apart; name may be as long as file. Suffix: "ltx" or "db". */
 static bool parse(const char *file, struct position *pos, char *name, const char **suffix)
 {
     char *end;
@@ -164,6 +188,8 @@ static bool parse(const char *file, struct position *pos, char *name, const char
     if (*end != '-' || end[1] < '0' || end[1] > '9')
         return false;
     pos->lsn = strtoull(end + 1, &end, 10);
+    if (*end == '~')
+        (void)strtoull(end + 1, &end, 10);
     const char *dot = strrchr(end, '.');
     if (*end != '-' || !dot || (strcmp(dot, ".ltx") && strcmp(dot, ".db")))
         return false;

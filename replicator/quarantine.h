@@ -4,6 +4,7 @@
  *   EPOCH-LSN-NAME.db     a database as it was here, EPOCH-LSN being the end of the log then: one whose state the log has not (a whole import), one that the
  *                         primary does not have at all, and each that a record belongs to, so that rows can be compared; the last kind only up to
  *                         QUARANTINE_WHOLE_MAX bytes and while it leaves half of the room. With NAME.db-wal if it had a WAL, so that SQLite opens it as it was
+ *   EPOCH-LSN~K-NAME.db   the same for one that applications wrote while this node was a replica (stray.h); K, from 1, tells those of one LSN apart
  *
  * EPOCH and LSN in decimal, NAME with "/" as %2F and "%" as %25, cut to 150 bytes. Files are whole and durable once they have their name. Any thread;
  * all block for the disk. */
@@ -27,6 +28,8 @@ int quarantine_records(struct node *n, uint64_t fork, unsigned *kept, struct err
 
 /* Keeps a database as it lies there; nobody writes to it meanwhile (its fence, db->sqlite held). -ENOENT if there is no such file. */
 int quarantine_database(struct node *n, struct database *db, struct err *e);
+/* The same for what is at no place of the log (stray.h): beside one that is there already, never instead. */
+int quarantine_stray(struct node *n, struct database *db, struct err *e);
 
 /* [{"file", "name", "kind": "record"|"database", "epoch", "lsn", "bytes", "time", for records "min_txid", "max_txid", "page_size", "commit"}], a new
  * reference; NULL: no memory. */

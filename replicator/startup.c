@@ -11,6 +11,7 @@
 #include "replicator/lease.h"
 #include "replicator/pending.h"
 #include "replicator/resum.h"
+#include "replicator/stray.h"
 #include "replicator/lease_etcd.h"
 #include "replicator/takeover.h"
 #include <errno.h>
@@ -193,14 +194,20 @@ static int mark_replica(void *ctx, struct database *db)
     st = database_dbstate(db);
     bool here = faccessat(n->db_fd, db->name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
     bool taken = !here && !db->pending; /* while a DROP or RENAME waits it may be gone already */
-    if (st->txid && !st->needs_image && (taken || resum_was_changed(n, db))) {
+    pthread_mutex_lock(&db->lock);
+    db->stray = stray_found(n, db);
+    pthread_mutex_unlock(&db->lock);
+    if (!db->stray && st->txid && !st->needs_image && (taken || resum_was_changed(n, db))) {
         log_warn("startup", "%s: its file was %s while this node was stopped: its pages will be compared with the primary's", db->name,
                  here ? "changed" : "removed");
         resum_needed(n, db);
     }
     st = database_dbstate(db);
     pthread_mutex_lock(&db->lock);
-    if (st->needs_image || (st->torn && !db->pending) || (!st->txid && known && !db->pending)) {
+    if (db->stray) {
+        database_set_pending(n->databases, db, st->lsn + 1);
+        database_mark(db, DATABASE_IMAGE, "somebody else has written it: that is kept in quarantine, then it waits for an image");
+    } else if (st->needs_image || (st->torn && !db->pending) || (!st->txid && known && !db->pending)) {
         database_set_pending(n->databases, db, st->lsn + 1);
         database_mark(db, DATABASE_IMAGE, "waiting for an image");
     } else if (db->pending) {

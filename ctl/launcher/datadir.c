@@ -1,6 +1,6 @@
 #include "ctl/launcher/datadir.h"
 
-#include "ctl/launcher/busy.h"
+#include "lib/busy.h"
 #include "ctl/launcher/mount.h"
 #include "edgefs/layout.h"
 #include "lib/log.h"
@@ -105,7 +105,7 @@ static int unmount_old(const struct datadir *d, bool lazily, struct mount_entry 
 static int say_old_programs(const struct datadir *d, const struct mount_entry *m, bool mounted, struct err *e)
 {
     char who[BUSY_TEXT_MAX];
-    struct busy_query q = {.on_device = mounted, .major = m->major, .minor = m->minor};
+    struct busy_query q = {.on_device = mounted, .major = m->major, .minor = m->minor, .except_command = "edgefs-replicat"};
     if (mounted) {
         (void)busy_name(&q, who);
         return err_set(e, -EBUSY, "%s, the mount of a launcher that is gone, is still used by %s; stop it first", m->dir,

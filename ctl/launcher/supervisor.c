@@ -1,7 +1,7 @@
 #include "ctl/launcher/supervisor.h"
 
 #include "ctl/launcher/app.h"
-#include "ctl/launcher/busy.h"
+#include "lib/busy.h"
 #include "ctl/launcher/mount.h"
 #include "ctl/launcher/notify.h"
 #include "ctl/launcher/supervisor_private.h"

@@ -129,12 +129,13 @@ class Schedule:
     def judge(self, world):
         events = world.events()
         # Applications are gone, so another process may open the files in other ways from here on.
+        primary = world.wait_primary()
         final = {n.name: store.dump(n.mount) for n in world.nodes}
         quarantined = set().union(*(quarantine.transactions(n, world.cluster.tmp) for n in world.nodes))
         lost = sum(e["e"] == "write" and e["r"] == "ok" and e["op"] in quarantined for e in events)
         kinds = {r: sum(e["e"] == "write" and e["r"] == r for e in events) for r in ("ok", "fail", "abort", "info")}
         self.facts = (f"{kinds['ok']} writes ({kinds['fail']} refused, {kinds['abort']} rolled back, {kinds['info']} unknown), "
-                      f"{sum(e['e'] == 'read' for e in events)} reads, {lost} acknowledged writes in quarantine, epoch {world.primary().status()['epoch']}")
+                      f"{sum(e['e'] == 'read' for e in events)} reads, {lost} acknowledged writes in quarantine, epoch {primary.status()['epoch']}")
         found = history.check(events, final, quarantined, bool(self.synchronous))
         # Not promised (README.md), but counted: what is committed in two databases within the same millisecond may be captured in the other order.
         unordered = [p for p in found if p.startswith("order:")]

@@ -41,11 +41,16 @@ def crash(world, rng, node=None):
 
 
 def kill_launcher(world, rng):
-    """Only the one that keeps everything for the others. The applications go on for as long as they can."""
+    """The one that keeps everything for the others, and perhaps some of these as well. The applications go on for as long as they can."""
     node = rng.choice(world.nodes)
+    others = rng.choice(((), (), ("replicator",), ("replicator", "fs")))
     if node.running():
-        node.pids()
+        pids = node.pids()
         node.process.kill()
+        for program in others:
+            if program in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pids[program], signal.SIGKILL)
         node.process.wait()
 
     def back():
@@ -54,7 +59,7 @@ def kill_launcher(world, rng):
         node.wait_ready(60)
         node.start_station()
 
-    return f"kill -9 of the launcher of {node.name}", back
+    return f"kill -9 of the launcher{''.join(f', the {p}' for p in others)} of {node.name}", back
 
 
 def crash_primary(world, rng):
@@ -197,5 +202,5 @@ def promote(world, rng):
     return f"promotion of {target.name}: {code}", None
 
 
-FAULTS = (kill_program, kill_program, kill_station, crash, crash_primary, crash_primary, stop_program, stop_machine, unplug, partition, partition, away_from_etcd,
+FAULTS = (kill_program, kill_program, kill_station, kill_launcher, crash, crash_primary, crash_primary, stop_program, stop_machine, unplug, partition, partition, away_from_etcd,
           etcd_gone, etcd_stopped, slow, promote, harm, clock_jumps, disk_full)

@@ -1,5 +1,5 @@
 /* Locks, leases and the naming of who is in the way, on a real directory and with real processes. */
-#include "ctl/launcher/busy.h"
+#include "lib/busy.h"
 #include "ctl/launcher/datadir.h"
 #include "lib/log.h"
 #include "lib/util.h"

@@ -1,4 +1,4 @@
-#include "ctl/launcher/busy.h"
+#include "lib/busy.h"
 
 #include "lib/util.h"
 #include <dirent.h>
@@ -159,6 +159,10 @@ static void look(const struct busy_query *q, pid_t parent, struct found *found)
         int pid_fd = openat(dirfd(proc), entry->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (pid_fd >= 0 && process_matches(s, pid_fd)) {
             command_of(pid_fd, comm);
+            if (q->except_command && !strcmp(comm, q->except_command)) {
+                close(pid_fd);
+                continue;
+            }
             if (found->count < NAMED_MAX) /* each takes at most 48 bytes */
                 at += (size_t)snprintf(found->text + at, BUSY_TEXT_MAX - at, "%s%ld (%s)", found->count ? ", " : "", pid, comm);
             else

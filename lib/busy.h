@@ -1,8 +1,8 @@
 /* Who uses a mount or a file: what fuser(1) does, but without asking a file system that might not answer. Reads /proc, where a single
  * process that hangs in exec or in a page fault makes its readers hang, too: a child process does that, for BUSY_MS at most. Sees the
  * processes of this PID namespace that this user may look into. */
-#ifndef EDGEFS_LAUNCHER_BUSY_H
-#define EDGEFS_LAUNCHER_BUSY_H
+#ifndef EDGEFS_BUSY_H
+#define EDGEFS_BUSY_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -21,6 +21,7 @@ struct busy_query {
     dev_t dev;
     ino_t ino;
     pid_t except; /* left out beside this process; 0: nobody */
+    const char *except_command; /* as ps(1) shows it, cut to 15 bytes; NULL: nobody */
 };
 
 /* Writes "1234 (python3), 99 (sqlite3)" or "… and 3 more" into text. Returns how many processes there are; 0: none found, text is "".
