@@ -52,7 +52,7 @@ LIBPARTS   := $(BUILD)/libparts.a
 PROGRAMS   := $(addprefix $(BUILD)/,edgefs edgefs-fs edgefs-replicator edgefs-proxy edgefs-ctl)
 UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(UNIT_SRC))
 BENCHES    := $(patsubst bench/%.c,$(BUILD)/bench/%,$(BENCH_SRC))
-TOOLS      := $(patsubst tests/tools/%.c,$(BUILD)/tools/%,$(TOOL_SRC)) $(BUILD)/torture $(BUILD)/clock.so
+TOOLS      := $(patsubst tests/tools/%.c,$(BUILD)/tools/%,$(TOOL_SRC)) $(BUILD)/torture $(BUILD)/clock.so $(BUILD)/killed.so
 
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -105,8 +105,10 @@ $(BUILD)/tools/%: $(BUILD)/tests/tools/%.o $(LIBEDGEFS) $(LIBLLHTTP)
 $(BUILD)/torture: $(call obj,$(TORTURE_SRC)) $(LIBEDGEFS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-# A wall clock that jumps, for the cluster tests. (Not with sanitizers: they want to be loaded first.)
+# Preloaded by tests: a wall clock that jumps, a replicator that is killed between two steps. (Not with sanitizers: they want to be loaded first.)
 $(BUILD)/clock.so: tests/cluster/clock.c
+$(BUILD)/killed.so: tests/integration/killed.c
+$(BUILD)/clock.so $(BUILD)/killed.so:
 	@mkdir -p $(@D)
 	$(CC) -D_GNU_SOURCE -std=gnu17 $(OPT) $(WARN) -fPIC -fvisibility=hidden -shared -o $@ $< -ldl
 

@@ -180,12 +180,16 @@ int apply_file_open(struct node *n, struct database *db, struct err *e)
         used(f);
         return 0;
     }
+    if (db->moving_to)
+        return err_set(e, ERR_AGAIN_LATER, "%s: its files were being moved when replication was killed", db->name);
     f->used_ns = now_ns();
     f->checkpoint_at = 1000;
     int rc = file_is_wal_mode(n, db, &f->wal, e);
     if (rc)
         return rc;
     if (fence_take_over(n, db, f->wal, &f->fence)) {
+        if (f->wal) /* locked for moments, while names change: killed in one of them, nobody could read any more, us included */
+            (void)lock_range(f->fence.db_fd, F_UNLCK, DBLOCK_PENDING, 1);
         /* The wal-index first: while it is torn nobody but the holder of the fence can read the database. */
         rc = f->wal ? open_index(f, e) : 0;
         if (!rc && f->wal)

@@ -77,6 +77,9 @@ int apply_remove(struct node *n, struct database *db, struct err *e);
 /* The database `from` is called `to` from record lsn on; one that is called so is replaced. Takes all locks. ERR_AGAIN_LATER: somebody is in the way, nothing
  * has changed; ERR_GONE: there is nothing here that could be renamed. */
 int apply_rename(struct node *n, struct database *from, struct database *to, uint64_t lsn, struct err *e);
+/* At the start, once edgefs-fs knows us: of databases whose files were being moved when a predecessor was killed (moving_to), those that had moved get their old
+ * names back. The record is applied later, as any other. */
+void apply_finish_moves(struct node *n);
 /* Removes the directories that name lies in, as far as they are empty. */
 void apply_remove_parents(struct node *n, const char *name);
 

@@ -24,6 +24,8 @@ int apply_remove_companions(struct node *n, const struct database *db, struct er
     for (size_t i = 0; i < ARRAY_SIZE(suffixes); i++) {
         char name[LAYOUT_NAME_MAX + 16];
         snprintf(name, sizeof name, "%s%s", db->name, suffixes[i]);
+        if (faccessat(n->db_fd, name, F_OK, AT_SYMLINK_NOFOLLOW)) /* usually; and that is no call into the mount */
+            continue;
         if (unlinkat(n->mount_fd, name, 0) && errno != ENOENT)
             return err_errno(e, errno, "remove %s", name);
     }
@@ -72,7 +74,10 @@ int apply_put(struct node *n, struct database *db, const char *temp, struct err 
     bool open = f && f->open;
     if (faccessat(n->db_fd, db->name, F_OK, AT_SYMLINK_NOFOLLOW)) {
         apply_file_close(n, db);
-        return renameat(n->mount_fd, temp, n->mount_fd, db->name) ? err_errno(e, errno, "rename %s to %s", temp, db->name) : 0;
+        int rc = apply_remove_companions(n, db, e); /* of one that had the name before, and whose end was interrupted */
+        if (!rc && renameat(n->mount_fd, temp, n->mount_fd, db->name))
+            rc = err_errno(e, errno, "rename %s to %s", temp, db->name);
+        return rc;
     }
     if (open && f->conn) {
         make_whole(n, f->conn);

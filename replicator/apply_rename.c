@@ -6,6 +6,7 @@
 
 #include "lib/log.h"
 #include "lib/util.h"
+#include "replicator/stray.h"
 #include "replicator/walview.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -22,18 +23,44 @@ static int move(struct node *n, const struct database *from, const struct databa
     return 0;
 }
 
-static int move_files(struct node *n, struct database *from, struct database *to, struct err *e)
+static bool exists(const struct node *n, const struct database *db, const char *suffix)
 {
+    char name[LAYOUT_NAME_MAX + 16];
+    snprintf(name, sizeof name, "%s%s", db->name, suffix);
+    return faccessat(n->db_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+/* Of the files of `from` the database file still has its name: the others get theirs back. */
+static int move_back(struct node *n, struct database *from, struct database *to, struct err *e)
+{
+    int rc = 0;
+    if (!exists(n, from, LAYOUT_SHM) && exists(n, to, LAYOUT_SHM))
+        rc = move(n, to, from, LAYOUT_SHM, e);
+    if (!rc && !exists(n, from, LAYOUT_WAL) && exists(n, to, LAYOUT_WAL))
+        rc = move(n, to, from, LAYOUT_WAL, e);
+    return rc;
+}
+
+/* from->sums is loaded. Killed on the way: apply_finish_moves. */
+static int move_files(struct node *n, struct database *from, struct database *to, uint64_t lsn, struct err *e)
+{
+    struct err ignored;
     int rc = apply_remove_companions(n, to, e);
-    if (!rc)
-        rc = move(n, from, to, LAYOUT_WAL, e);
+    if (rc)
+        return rc;
+    sums_begin_rename(from->sums, to->name, lsn, true);
+    rc = move(n, from, to, LAYOUT_WAL, e);
     if (!rc)
         rc = move(n, from, to, LAYOUT_SHM, e);
-    return rc ? rc : move(n, from, to, "", e);
+    if (!rc)
+        rc = move(n, from, to, "", e);
+    if (rc && !move_back(n, from, to, &ignored)) /* otherwise the note stays: what has the new name already gets the old one back at the next start */
+        sums_begin_rename(from->sums, "", 0, false);
+    return rc;
 }
 
 /* With applications inside: what is open here stays open, and the fence stands all the time. */
-static int move_open(struct node *n, struct database *from, struct database *to, struct err *e)
+static int move_open(struct node *n, struct database *from, struct database *to, uint64_t lsn, struct err *e)
 {
     struct apply_file *f = from->apply;
     if (f->wal) /* as far as readers let it: what is in the database file cannot be missed in the WAL */
@@ -41,7 +68,7 @@ static int move_open(struct node *n, struct database *from, struct database *to,
     int rc = lock_range(f->fence.db_fd, F_WRLCK, DBLOCK_PENDING, 1);
     if (rc) /* a connection is being opened, for microseconds */
         return rc == -EAGAIN ? err_set(e, ERR_AGAIN_LATER, "%s is being opened", from->name) : err_errno(e, -rc, "lock %s", from->name);
-    rc = move_files(n, from, to, e);
+    rc = move_files(n, from, to, lsn, e);
     (void)lock_range(f->fence.db_fd, F_UNLCK, DBLOCK_PENDING, 1); /* letting go cannot fail */
     if (rc)
         return rc;
@@ -103,21 +130,19 @@ static int rename_locked(struct node *n, struct database *from, struct database 
         rc = apply_file_open(n, from, e);
     if (rc)
         return rc;
-    sums_begin_rename(from->sums, to->name, lsn);
     apply_file_close(n, to);
-    fence_drop_left(n, to);
+    if (here) /* otherwise a predecessor that was killed has moved it, and what it has left is the fence of this file (fences_settle) */
+        fence_drop_left(n, to);
     if (here && from->apply && from->apply->open) {
-        rc = move_open(n, from, to, e);
+        rc = move_open(n, from, to, lsn, e);
     } else if (here) {
         apply_file_close(n, from);
-        rc = move_files(n, from, to, e);
-    } else { /* moved before a predecessor was killed */
-        fence_rename_left(n, from, to);
+        rc = move_files(n, from, to, lsn, e);
+    } else {
+        sums_begin_rename(from->sums, to->name, lsn, false);
     }
-    if (rc) {
-        sums_begin_rename(from->sums, "", 0);
+    if (rc)
         return rc;
-    }
     to->apps_open = from->apps_open;
     from->apps_open = false;
     rc = database_rename(n->databases, from, to, lsn, e);
@@ -131,18 +156,62 @@ static int rename_locked(struct node *n, struct database *from, struct database 
     return rc;
 }
 
+static void lock_both(struct database *from, struct database *to)
+{
+    pthread_mutex_lock(from < to ? &from->sqlite : &to->sqlite);
+    pthread_mutex_lock(from < to ? &to->sqlite : &from->sqlite);
+    database_lock_two(from, to);
+}
+
+static void unlock_both(struct database *from, struct database *to)
+{
+    pthread_mutex_unlock(&from->lock);
+    pthread_mutex_unlock(&to->lock);
+    pthread_mutex_unlock(&from->sqlite);
+    pthread_mutex_unlock(&to->sqlite);
+}
+
 int apply_rename(struct node *n, struct database *from, struct database *to, uint64_t lsn, struct err *e)
 {
     if (from == to)
         return 0;
-    struct database *first = from < to ? from : to, *second = from < to ? to : from;
-    pthread_mutex_lock(&first->sqlite);
-    pthread_mutex_lock(&second->sqlite);
-    database_lock_two(from, to);
+    lock_both(from, to);
     int rc = rename_locked(n, from, to, lsn, e);
-    pthread_mutex_unlock(&from->lock);
-    pthread_mutex_unlock(&to->lock);
-    pthread_mutex_unlock(&second->sqlite);
-    pthread_mutex_unlock(&first->sqlite);
+    unlock_both(from, to);
     return rc;
+}
+
+static int finish_move(void *ctx, struct database *db)
+{
+    struct node *n = ctx;
+    struct err e;
+    struct database *to = db->moving_to;
+    if (!to || to == db)
+        return 0;
+    lock_both(db, to);
+    int rc = move_back(n, db, to, &e);
+    db->moving_to = to->moving_to = NULL;
+    if (!rc)
+        rc = database_load(n->databases, db, &e);
+    if (!rc) {
+        sums_begin_rename(db->sums, "", 0, false);
+        if (stray_found(n, db)) { /* startup.c could not tell yet */
+            db->stray = true;
+            database_set_pending(n->databases, db, database_dbstate(db)->lsn + 1);
+            database_mark(db, DATABASE_IMAGE, "somebody else has written it: that is kept in quarantine, then it waits for an image");
+        }
+        if (fence_left(n, db)) /* with it readers are let in: applications may have it open */
+            rc = apply_file_open(n, db, &e);
+    } else {
+        apply_distrust(n, db);
+    }
+    if (rc)
+        log_warn("apply", "%s: its files were being moved when replication was killed: %s", db->name, e.text);
+    unlock_both(db, to);
+    return 0;
+}
+
+void apply_finish_moves(struct node *n)
+{
+    databases_each(n->databases, finish_move, n);
 }

@@ -261,14 +261,14 @@ static int record_rename(struct node *n, struct database *from, struct database 
         rc = sequencer_begin(n->sequencer, RECORD_RENAME, from->name, &lsn, e);
     if (rc)
         return rc;
-    sums_begin_rename(from->sums, to->name, lsn); /* killed from here on: the log tells whether it has happened */
+    sums_begin_rename(from->sums, to->name, lsn, false); /* killed from here on: the log tells whether it has happened */
     rc = sequencer_write(n->sequencer, to->name, strlen(to->name), e);
     if (rc)
         sequencer_abort(n->sequencer);
     else
         rc = sequencer_commit(n->sequencer, e);
     if (rc) {
-        sums_begin_rename(from->sums, "", 0);
+        sums_begin_rename(from->sums, "", 0, false);
         return rc;
     }
     rc = database_rename(n->databases, from, to, lsn, e);

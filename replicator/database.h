@@ -56,6 +56,9 @@ struct database {
     uint64_t pending;    /* replica: LSN of the first record that is in the log and not applied here; 0: none. database_set_pending */
     uint64_t prepared;   /* LSN of a PREPARE record that nothing in the log has superseded or aborted yet; 0: none */
     uint64_t covered, lacks; /* at start only: pending.c */
+    /* Replica, at its start: what it was to be called when a predecessor was killed while it moved the files; some of them may be there already. And that one: itself.
+     * Neither is opened before apply_finish_moves. */
+    struct database *moving_to;
     uint32_t damaged, damaged_page; /* pages that changed on the disk by themselves and are not mended, and the first of them: scrub.c. 0: none known */
     struct database_past *past;
     uint64_t past_count; /* entries ever written; newest at (past_count - 1) % past_size */

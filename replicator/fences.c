@@ -15,6 +15,7 @@
 
 struct left { /* by a predecessor */
     int db_fd, shm_fd;
+    struct left *next; /* settle */
     UT_hash_handle hh;
     char name[];
 };
@@ -173,30 +174,12 @@ void fence_drop_left(struct node *n, const struct database *db)
     free(l);
 }
 
-void fence_rename_left(struct node *n, const struct database *from, const struct database *to)
+/* False: killed after it had let go, and before the launcher knew. A descriptor of its own asks: for the fence's own, its locks are in nobody's way. */
+static bool still_held(const struct node *n, const struct database *db, const struct left *left)
 {
-    struct left *l, *renamed = NULL;
-    size_t len = strlen(to->name);
-    pthread_mutex_lock(&n->fences->lock);
-    HASH_FIND_STR(n->fences->left, from->name, l);
-    if (l)
-        HASH_DEL(n->fences->left, l);
-    if (l && (renamed = calloc(1, sizeof *renamed + len + 1))) {
-        memcpy(renamed->name, to->name, len);
-        renamed->db_fd = l->db_fd;
-        renamed->shm_fd = l->shm_fd;
-        HASH_ADD_STR(n->fences->left, name, renamed);
-    }
-    pthread_mutex_unlock(&n->fences->lock);
-    if (renamed) {
-        int rc = request(n->fences, LAUNCH_FENCE_PUT, to->name, (int[]){l->db_fd, l->shm_fd}, l->shm_fd >= 0 ? 2 : 1);
-        if (rc)
-            log_warn("fences", "%s: the launcher does not keep its fence: %s", to->name, err_name(rc));
-        request(n->fences, LAUNCH_FENCE_DROP, from->name, NULL, 0);
-    } else if (l) {
-        let_go(n, l);
-    }
-    free(l);
+    struct flock l = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = DBLOCK_RESERVED, .l_len = 1};
+    _cleanup_fd_ int fd = openat(n->mount_fd, db->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    return fd >= 0 && !fcntl(fd, F_OFD_GETLK, &l) && l.l_type != F_UNLCK && !lock_range(left->db_fd, F_WRLCK, DBLOCK_RESERVED, 1);
 }
 
 bool fence_take_over(struct node *n, struct database *db, bool wal, struct fence *out)
@@ -211,7 +194,7 @@ bool fence_take_over(struct node *n, struct database *db, bool wal, struct fence
     if (!l)
         return false;
     shm_name(db, shm);
-    bool fits = wal == (l->shm_fd >= 0) && same_file(n, db->name, l->db_fd) && (!wal || same_file(n, shm, l->shm_fd));
+    bool fits = wal == (l->shm_fd >= 0) && same_file(n, db->name, l->db_fd) && (!wal || same_file(n, shm, l->shm_fd)) && still_held(n, db, l);
     if (fits) {
         *out = (struct fence){.db_fd = l->db_fd, .shm_fd = l->shm_fd, .kept = true};
     } else {
@@ -296,15 +279,86 @@ void fence_rename(struct node *n, const struct database *from, const struct data
     request(n->fences, LAUNCH_FENCE_DROP, from->name, NULL, 0);
 }
 
-void fences_let_readers_in(struct node *n)
+struct owner {
+    const struct node *n;
+    uint64_t ino;
+    struct database *db;
+};
+
+static int owns(void *ctx, struct database *db)
+{
+    struct owner *o = ctx;
+    struct stat st;
+    if (fstatat(o->n->mount_fd, db->name, &st, AT_SYMLINK_NOFOLLOW) || st.st_ino != o->ino)
+        return 0;
+    o->db = db;
+    return 1;
+}
+
+/* l, which is on no list any more, belongs to the database called name now. */
+static void settle_as(struct fences *f, struct left *l, const char *name)
+{
+    struct left *there;
+    HASH_FIND_STR(f->left, name, there);
+    if (there && same_file(f->node, name, there->db_fd)) { /* one and the same: killed when the launcher knew both names */
+        close(l->db_fd);
+        if (l->shm_fd >= 0)
+            close(l->shm_fd);
+        request(f, LAUNCH_FENCE_DROP, l->name, NULL, 0);
+        return;
+    }
+    if (there) { /* of the file that had the name before */
+        HASH_DEL(f->left, there);
+        let_go(f->node, there);
+        free(there);
+    }
+    int rc = request(f, LAUNCH_FENCE_PUT, name, (int[]){l->db_fd, l->shm_fd}, l->shm_fd >= 0 ? 2 : 1);
+    if (rc)
+        log_warn("fences", "%s: the launcher does not keep its fence: %s", name, err_name(rc));
+    request(f, LAUNCH_FENCE_DROP, l->name, NULL, 0);
+    rc = add_left(f, name, strlen(name), (int[]){l->db_fd, l->shm_fd}, l->shm_fd >= 0 ? 2 : 1);
+    if (rc)
+        log_warn("fences", "%s: its fence is lost: %s", name, err_name(rc));
+}
+
+static void settle(struct fences *f)
+{
+    struct left *l, *next, *elsewhere = NULL;
+    struct stat st;
+    HASH_ITER(hh, f->left, l, next)
+    {
+        if (same_file(f->node, l->name, l->db_fd))
+            continue;
+        HASH_DEL(f->left, l);
+        l->next = elsewhere;
+        elsewhere = l;
+    }
+    for (l = elsewhere; l; l = next) {
+        next = l->next;
+        struct owner o = {.n = f->node};
+        if (!fstat(l->db_fd, &st) && st.st_nlink) {
+            o.ino = st.st_ino;
+            databases_each(f->node->databases, owns, &o);
+        }
+        if (o.db)
+            settle_as(f, l, o.db->name);
+        else /* its file is gone */
+            let_go(f->node, l);
+        free(l);
+    }
+}
+
+void fences_settle(struct node *n)
 {
     struct left *l, *next;
+    settle(n->fences);
     HASH_ITER(hh, n->fences->left, l, next)
     {
         const struct database *db = databases_find(n->databases, l->name);
-        if (l->shm_fd >= 0 || (db && database_dbstate(db)->torn))
+        if (db && (database_dbstate(db)->torn || db->moving_to))
             continue;
-        (void)lock_range(l->db_fd, F_UNLCK, DBLOCK_SHARED_FIRST, DBLOCK_SHARED_SIZE);
+        if (l->shm_fd < 0)
+            (void)lock_range(l->db_fd, F_UNLCK, DBLOCK_SHARED_FIRST, DBLOCK_SHARED_SIZE);
         (void)lock_range(l->db_fd, F_UNLCK, DBLOCK_PENDING, 1);
     }
 }

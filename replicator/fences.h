@@ -36,13 +36,12 @@ void fence_drop(struct node *n, struct database *db, struct fence *f);
 bool fence_left(struct node *n, const struct database *db);
 /* Lets go of one that a predecessor left, if there is one: the file that it belongs to has lost its name. db->sqlite is held. */
 void fence_drop_left(struct node *n, const struct database *db);
-/* What a predecessor left of `from` belongs to `to` now: it was killed after it had moved the files. db->sqlite of both is held. */
-void fence_rename_left(struct node *n, const struct database *from, const struct database *to);
 /* The database that it belongs to has another name: the launcher is told. db->sqlite of both is held. */
 void fence_rename(struct node *n, const struct database *from, const struct database *to, struct fence *f);
-/* At the start, once sidecars are loaded: a predecessor that was killed after a change in rollback mode was whole may have left readers locked out. They
- * are let in, unless the change was not whole. */
-void fences_let_readers_in(struct node *n);
+/* At the start, once sidecars are loaded and nobody uses a fence yet: what a predecessor left belongs to files, and those may have got other names before it was
+ * killed: then the fence gets the file's name, here and at the launcher. And it may have left readers locked out, in the middle of a rename, or after a change in
+ * rollback mode: they are let in, unless the change was not whole, or the files are not all where they belong (apply_finish_moves). */
+void fences_settle(struct node *n);
 /* Lets go of what predecessors left and nobody took over. */
 void fences_drop_rest(struct node *n);
 

@@ -108,7 +108,7 @@ static int start_threads(struct program *p, struct err *e)
     if (!rc)
         rc = startup_role(n, e);
     if (!rc)
-        fences_let_readers_in(n);
+        fences_settle(n);
     if (!rc)
         rc = worker_open(n, &n->worker, e);
     if (!rc)
@@ -133,8 +133,10 @@ static int start_threads(struct program *p, struct err *e)
      * for us, and a replicator that is killed in there cannot end, so that no successor comes that could answer. */
     if (!rc && hooks_wait_role(n->hooks, now_ns() + HELLO_NS))
         log_warn("main", "edgefs-fs does not answer yet");
-    if (!rc)
+    if (!rc) {
+        apply_finish_moves(n);
         import_clean(n);
+    }
     if (!rc)
         rc = upstream_open(n, &n->upstream_choice, e);
     if (!rc)

@@ -143,6 +143,8 @@ static void finish_rename(struct node *n, struct database *db, const struct sums
     struct database *to = logged && moved ? databases_get(n->databases, info->rename_to, &e) : NULL;
     if (to && database_rename(n->databases, db, to, info->rename_lsn, &e))
         log_warn("startup", "%s", e.text);
+    if (logged && !moved && info->moving && (to = databases_get(n->databases, info->rename_to, &e)))
+        db->moving_to = to->moving_to = to;
 }
 
 /* Only the header of a sidecar is read, unless something must be mended or the machine has stopped without warning. */
@@ -195,9 +197,9 @@ static int mark_replica(void *ctx, struct database *db)
     bool here = faccessat(n->db_fd, db->name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
     bool taken = !here && !db->pending; /* while a DROP or RENAME waits it may be gone already */
     pthread_mutex_lock(&db->lock);
-    db->stray = stray_found(n, db);
+    db->stray = !db->moving_to && stray_found(n, db);
     pthread_mutex_unlock(&db->lock);
-    if (!db->stray && st->txid && !st->needs_image && (taken || resum_was_changed(n, db))) {
+    if (!db->stray && !db->moving_to && st->txid && !st->needs_image && (taken || resum_was_changed(n, db))) {
         log_warn("startup", "%s: its file was %s while this node was stopped: its pages will be compared with the primary's", db->name,
                  here ? "changed" : "removed");
         resum_needed(n, db);

@@ -21,7 +21,8 @@ struct sums_file_header {
     uint64_t updating_from, updating_to; /* equal to state.lsn when nothing is being entered */
     uint64_t rename_lsn; /* 0: no rename is under way */
     uint32_t name_len, rename_len;
-    uint32_t reserved[2];
+    uint32_t moving; /* see sums_begin_rename */
+    uint32_t reserved;
     char name[LAYOUT_NAME_MAX + 1];
     char rename_to[LAYOUT_NAME_MAX + 1];
 };
@@ -149,8 +150,11 @@ static void set_name(struct sums_file_header *h, const char *name, size_t n)
     memmove(h->name, name, n);
     h->name[n] = 0;
     h->name_len = (uint32_t)n;
+    /* Now, and not a moment later: killed in between, it would look as if the record was yet to be applied. */
+    if (h->rename_lsn && h->updating_to == h->state.lsn)
+        h->state.lsn = h->updating_from = h->updating_to = h->rename_lsn;
     h->rename_lsn = 0;
-    h->rename_len = 0;
+    h->rename_len = h->moving = 0;
 }
 
 /* Killed between the two steps of sums_rename: the file has its new name, and the header the old one. False: neither fits the file's name. */
@@ -192,6 +196,7 @@ int sums_each(int dirfd, int (*fn)(void *ctx, const struct sums_info *info), voi
         memcpy(info.rename_to, h.rename_to, h.rename_len);
         info.state = h.state;
         info.rename_lsn = h.rename_lsn;
+        info.moving = h.moving != 0;
         info.unfinished = h.updating_to != h.state.lsn;
         rc = fn(ctx, &info);
     }
@@ -199,11 +204,12 @@ int sums_each(int dirfd, int (*fn)(void *ctx, const struct sums_info *info), voi
     return rc;
 }
 
-void sums_begin_rename(struct sums *s, const char *to, uint64_t lsn)
+void sums_begin_rename(struct sums *s, const char *to, uint64_t lsn, bool moves)
 {
     size_t n = strlen(to);
     memcpy(s->h->rename_to, to, n);
     s->h->rename_len = (uint32_t)n;
+    s->h->moving = moves;
     atomic_thread_fence(memory_order_release);
     s->h->rename_lsn = lsn;
 }

@@ -57,6 +57,7 @@ struct sums_info {
     bool unfinished;                     /* see sums_unfinished */
     uint64_t rename_lsn;                 /* see sums_begin_rename; 0: none */
     char rename_to[LAYOUT_NAME_MAX + 1]; /* "" : none */
+    bool moving;                         /* see sums_begin_rename */
 };
 
 /* Opens, or creates empty, the sidecar of database name in the directory dirfd. A damaged or foreign file is started afresh (empty state). */
@@ -71,8 +72,9 @@ int sums_sync(int dirfd, const char *name);
 
 /* A rename of the database, in two steps around the record that says so: sums_begin_rename notes where it goes and the LSN that the record will
  * have (so that whoever is killed in between leaves word of what is to be finished, or was not begun: the log tells which), sums_rename
- * then makes it the sidecar of `to`, replacing that one's, and clears the note. The sidecar of `to` must not be open. */
-void sums_begin_rename(struct sums *s, const char *to, uint64_t lsn);
+ * then makes it the sidecar of `to`, replacing that one's, sets its LSN, and clears the note. The sidecar of `to` must not be open.
+ * moves: the files are moved now, by the caller, WAL and wal-index first, the database last; no companion of `to` was there before. */
+void sums_begin_rename(struct sums *s, const char *to, uint64_t lsn, bool moves);
 int sums_rename(int dirfd, struct sums *s, const char *to, struct err *e);
 
 const struct dbstate *sums_state(const struct sums *s);
