@@ -87,10 +87,14 @@ void capture_map_job(struct node *n, struct database *db, uint64_t attempt)
         cf->mode = CAPTURE_IDLE;
     } else {
         cf->mode = CAPTURE_IDLE;
+        bool only_read = rc == ERR_AGAIN_LATER && !walview_exists(n, db) && database_untouched(n->databases, db, n->db_fd);
         pthread_mutex_unlock(&db->lock);
         if (rc != ERR_AGAIN_LATER)
             log_warn("capture", "%s: cannot open the wal-index, pages will be compared instead: %s", db->name, e.text);
-        capture_request_diff(n->capture, db);
+        if (only_read)
+            capture_notice(n->capture, db);
+        else
+            capture_request_diff(n->capture, db);
         return;
     }
     pthread_mutex_unlock(&db->lock);

@@ -114,11 +114,17 @@ static void checkpoint_done(struct capture *c, struct capture_file *cf, uint64_t
     capture_step(c, cf);
 }
 
-/* What happened while no replicator was there is not known: its pages are compared. Not at once: what was renamed meanwhile is found out first (SYNCED), and
- * then needs no comparison under its new name. */
+/* What happened while no replicator was there is not known: its pages are compared, unless its file tells that it was only read. Not at once: what was renamed
+ * meanwhile is found out first (SYNCED), and then needs no comparison under its new name. */
 static void unseen(struct capture *c, struct capture_file *cf, bool emptied)
 {
     pthread_mutex_lock(&cf->db->lock);
+    bool only_read = !emptied && cf->mode != CAPTURE_DIFFING && !cf->suspect && database_untouched(c->node->databases, cf->db, c->node->db_fd);
+    if (only_read) {
+        pthread_mutex_unlock(&cf->db->lock);
+        capture_dirty(c, cf, true);
+        return;
+    }
     cf->suspect = true;
     cf->anew |= emptied;
     pthread_mutex_unlock(&cf->db->lock);

@@ -207,9 +207,11 @@ static void leave_old_wal(struct capture *c, struct capture_file *cf)
         start_diff_locked(c, cf, true);
         return;
     }
-    database_settle(c->node->databases, cf->db, NULL); /* what came after it may have written already */
+    bool only_read = database_untouched(c->node->databases, cf->db, c->node->db_fd);
+    if (!only_read)
+        database_settle(c->node->databases, cf->db, NULL); /* what came after it may have written already */
     unmap(c, cf);
-    if (!walview_exists(c->node, cf->db)) {
+    if (!only_read && !walview_exists(c->node, cf->db)) {
         cf->diff_ns = now_ns();
         capture_touch(c, cf);
     }

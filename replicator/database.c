@@ -316,6 +316,17 @@ void database_settle(struct databases *d, struct database *db, const struct file
     sums_touch(db->sums, &st);
 }
 
+bool database_untouched(struct databases *d, struct database *db, int db_dirfd)
+{
+    const struct dbstate *st = database_dbstate(db);
+    struct filestamp now = database_stamp(db_dirfd, db->name);
+    if (!st->txid || st->wal_frame || !filestamp_same(&st->file, &now))
+        return false;
+    if (st->wal_salt1 || st->wal_salt2)
+        database_settle(d, db, &now);
+    return true;
+}
+
 struct filestamp filestamp_of(const struct stat *st)
 {
     return (struct filestamp){

@@ -121,6 +121,9 @@ void database_know(struct database *db, const struct dbstate *st);
 /* The WAL is gone, or holds nothing that is not in the database file: that alone is the state from now on. stamp: it was looked at when
  * that was so; NULL: not known. */
 void database_settle(struct databases *d, struct database *db, const struct filestamp *stamp);
+/* True if the file alone was the state, and nobody has written it since: whoever had it open has only read. Then nothing that a WAL has had is missing here (it would have been
+ * copied into the file), and what one has now is new: its place in a WAL is forgotten. db->lock is held. */
+bool database_untouched(struct databases *d, struct database *db, int db_dirfd);
 /* lsn 0: nothing is pending. */
 void database_set_pending(struct databases *d, struct database *db, uint64_t lsn);
 /* The state, sidecar and all, becomes that of `to` (whose own is forgotten); db is ABSENT then. Both are locked. The record has the LSN lsn, and is in

@@ -33,6 +33,75 @@ class Restart(EdgeTest):
             self.assertEqual([r["type"] for r in test_files.records(a, lsn) if r["name"] == "DELETE.db"], [])
             cluster.identical()
 
+    def without_replicator(self, node):
+        """Nobody is told anything by edgefs-fs until the launcher goes on (SIGCONT)."""
+        pid = node.pid("replicator")
+        node.kill("launcher", signal.SIGSTOP)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not harness.alive(pid), 30, "it is dead")
+
+    def read(self, node, names):
+        for name in names:
+            with Session(node.path(name)) as db:
+                self.assertEqual(db.sql("SELECT count(*) FROM t"), [(10,)])
+
+    @within(90)
+    def test_who_only_reads_while_no_replicator_is_there_costs_no_comparison(self):
+        """For one read SQLite makes a WAL and takes it away, and nobody sees that. What was written meanwhile is found, however little."""
+        with Cluster(2, self.passthrough) as cluster:
+            a, b = cluster.nodes
+            names = [f"{mode}{i}.db" for i in range(3) for mode in ("WAL", "DELETE")]
+            changed = names[2:4]
+            for name in names:
+                test_files.make(a, name)
+                harness.set_journal_mode(a, name, name.rstrip("012.db"))
+            cluster.sync()
+            lsn = a.lsn()
+            self.without_replicator(a)
+            self.read(a, names)
+            a.kill("launcher", signal.SIGCONT)
+            wait_until(lambda: a.try_status() and {e["state"] for e in a.databases().values()} == {"ok"}, 30, "all were looked at")
+            self.read(a, names)
+            a.sql(names[-1], "UPDATE t SET x = 'seen' WHERE id = 5")
+            cluster.sync()
+            cluster.verify()  # waits for whatever is still to be captured
+            self.assertEqual(compared(a), 0)
+            self.without_replicator(a)
+            for name in changed:
+                with Session(a.path(name)) as db:
+                    db.sql("UPDATE t SET x = 'unseen' WHERE id = 5")
+            self.read(a, names)
+            a.kill("launcher", signal.SIGCONT)
+            for name in changed:
+                wait_until(lambda n=name: b.sql(n, "SELECT x FROM t WHERE id = 5") == [("unseen",)], 30, name + " on b")
+            self.read(a, names)
+            wait_until(lambda: {e["state"] for e in a.databases().values()} == {"ok"}, 30, "all were looked at")
+            self.assertEqual(compared(a), 2)
+            self.assertEqual({r["name"] for r in test_files.records(a, lsn)}, {*changed, names[-1]})
+            cluster.sync()
+            cluster.identical()
+
+    @within(90)
+    def test_who_only_reads_while_the_replicator_starts_costs_no_comparison(self):
+        with Cluster(2, self.passthrough) as cluster:
+            a, _ = cluster.nodes
+            names = [f"d{i}.db" for i in range(5)]
+            for name in names:
+                test_files.make(a, name)
+            cluster.sync()
+            for _ in range(harness.rounds(5)):
+                a.stop()
+                a.start(wait=False)
+                wait_until(lambda: os.path.exists(a.path("d3.db")), 30, "the mount")
+                with a.db("d3.db") as db:
+                    self.assertEqual(db.execute("SELECT count(*) FROM t").fetchall(), [(10,)])
+                a.wait_ready(30)
+                wait_until(lambda: {e["state"] for e in a.databases().values()} == {"ok"}, 30, "all were looked at")
+                a.sql("d1.db", "INSERT INTO t (x) VALUES (1)")
+                cluster.sync()
+                cluster.verify()  # waits for whatever is still to be captured
+                self.assertEqual(compared(a), 0)
+
     def test_what_changed_while_the_node_was_down_is_found(self):
         with Cluster(2, self.passthrough) as cluster:
             a, b = cluster.nodes
