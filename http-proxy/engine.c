@@ -1,4 +1,5 @@
 #include "http-proxy/engine.h"
+#include "http-proxy/busy.h"
 
 #include "edgefs/layout.h"
 #include "lib/log.h"
@@ -210,6 +211,7 @@ static void tick(evutil_socket_t fd, short what, void *arg)
         pool_tick(p, e->now_s);
     buf_tick();
     pipe_tick();
+    busy_tick();
     if (e->draining && !left)
         event_base_loopbreak(e->base);
 }

@@ -58,6 +58,7 @@ struct flow {
     struct pipe *pipe; /* … then what is in it: a long body, that nobody looks at; NULL: none. buf is empty meanwhile */
     bool eof;     /* the source ended */
     bool copy;    /* the sockets cannot do without */
+    enum config_splice splice; /* whether it may; kept by flow_clear */
     bool big;     /* the last read filled its buffer */
     uint64_t bytes; /* sent */
 };

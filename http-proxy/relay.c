@@ -1,3 +1,4 @@
+#include "http-proxy/busy.h"
 #include "http-proxy/engine.h"
 
 #include <errno.h>
@@ -98,9 +99,11 @@ static bool make_room(struct flow *f)
     return f->buf;
 }
 
-/* Whether the next bytes need not pass through this process: it is a long way to the end of the body, and nobody looks at them. */
+/* Whether the next bytes do not pass through this process: it is a long way to the end of the body, nobody looks at them, and it has no time to copy them. */
 static bool can_splice(struct flow *f, const struct transport *from, const struct transport *to, bool keep)
 {
+    if (f->splice == CONFIG_SPLICE_OFF || (f->splice == CONFIG_SPLICE_AUTO && !busy_short()))
+        return false;
     if (keep || f->copy || from->ssl || to->ssl || f->body.kind != HEAD_BODY_LENGTH || f->body.left < SPLICE_MIN)
         return false;
     if (!f->pipe && !(f->pipe = pipe_get()))

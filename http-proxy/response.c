@@ -199,6 +199,7 @@ static void final_head(struct exchange *ex)
     bool to_head = slice_equal(ex->req.method, SLICE("HEAD"));
     struct flow *f = &ex->down;
     body_begin(&f->body, body_of_response(&ex->resp, to_head), ex->resp.content_length);
+    f->splice = ex->app->c->splice;
     f->body.decode = f->body.kind == HEAD_BODY_CHUNKED && !ex->req.minor;
     ex->outcome = ex->forwarded ? PROXY_OUTCOME_FORWARDED : PROXY_OUTCOME_LOCAL;
     /* A response that ends with the connection, or that came before its request was read: the client's connection cannot go on. */

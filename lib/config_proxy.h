@@ -31,6 +31,8 @@ struct config_cache_route {
 
 enum config_access_log { CONFIG_ACCESS_LOG_OFF, CONFIG_ACCESS_LOG_LOGFMT, CONFIG_ACCESS_LOG_JSON };
 
+enum config_splice { CONFIG_SPLICE_AUTO, CONFIG_SPLICE_OFF, CONFIG_SPLICE_ON };
+
 struct config_proxy {
     int line; /* where it begins in the file */
     char *name;
@@ -67,6 +69,7 @@ struct config_proxy {
         uint64_t header_size, header_count, body_size, connections, target_connections, idle_target_connections;
         uint64_t header_ms, idle_ms, body_ms, connect_ms, response_ms, queue_ms, idle_target_ms;
     } limits;
+    enum config_splice splice; /* long response bodies; see http-proxy/busy.h */
     uint64_t drain_ms;
     struct config_cache_route *cache;
     int n_cache;

@@ -54,6 +54,7 @@
     X(QUEUE_TIME, "limits.queue-time", DURATION, limits.queue_ms, 1000, CONFIG_HOUR_MS, NULL, "10s")                                       \
     X(IDLE_TARGETS, "limits.idle-target-connections", COUNT, limits.idle_target_connections, 0, 100000, NULL, "64")                        \
     X(IDLE_TARGET_TIME, "limits.idle-target-time", DURATION, limits.idle_target_ms, 1000, CONFIG_HOUR_MS, NULL, "30s")                     \
+    X(SPLICE, "splice", INDEX, splice, 0, 0, "auto|off|on", "auto")                                                                        \
     X(DRAIN_TIME, "drain-time", DURATION, drain_ms, 0, CONFIG_HOUR_MS, NULL, "10s")                                                        \
     X(CACHE, "cache", CACHE, cache, 0, 0, NULL, NULL)                                                                                      \
     X(CACHE_SIZE, "cache-size", SIZE, cache_size, CONFIG_KIB, CONFIG_GIB * 64, NULL, "64MiB")                                              \

@@ -163,12 +163,13 @@ proxy:
     target: 127.0.0.1:{origin}
     trust: [127.0.0.1]
     limits: {{header-time: 2s, body-time: 2s, idle-time: 2s, response-time: 2s, idle-target-connections: 32}}
+    splice: {splice}
 {more}"""
 
 
 class Edgefs:
     """The proxy of a real node that is primary ("edgefs"), or of a replica whose writes go through the primary's proxy ("edgefs-replica"), or the same with
-    TLS on both hops ("edgefs-tls")."""
+    TLS on both hops ("edgefs-tls"). The first splices long bodies, the others copy them."""
 
     def __init__(self, name, deadline):
         self.name = name
@@ -186,7 +187,7 @@ class Edgefs:
                 self.tls = ssl.create_default_context(cafile=certificate)
                 self.tls.set_alpn_protocols(["http/1.1"])
             for node, port in zip(self.cluster.nodes, ports):
-                node.extra += EDGEFS.format(port=port, origin=self.origin.port, more=more)
+                node.extra += EDGEFS.format(port=port, origin=self.origin.port, more=more, splice="on" if nodes == 1 else "off")
                 node.write_config()
             self.cluster.start()
             self.node, self.port = self.cluster.nodes[-1], ports[-1]

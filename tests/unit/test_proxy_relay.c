@@ -1,4 +1,5 @@
 /* One direction of an exchange over socket pairs: back-pressure, where bodies end, what is held while nothing happens. */
+#include "http-proxy/busy.h"
 #include "http-proxy/engine.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -153,11 +154,12 @@ static void keep_count(void *arg, const char *p, size_t n)
     kept += n;
 }
 
-static void back_pressure(void (*keep)(void *arg, const char *p, size_t n))
+static void back_pressure(void (*keep)(void *arg, const char *p, size_t n), enum config_splice splice)
 {
     enum { TOTAL = 8 << 20 };
     static char in[64 << 10];
     struct flow f = begin(HEAD_BODY_LENGTH, TOTAL);
+    f.splice = splice;
     size_t written = 0, seen = 0, stalled = 0;
     while (stalled < 3) {
         size_t before = written;
@@ -169,7 +171,7 @@ static void back_pressure(void (*keep)(void *arg, const char *p, size_t n))
     }
     assert_true(written < 2 << 20);
     assert_true(flow_pending(&f));
-    if (keep)
+    if (keep || splice != CONFIG_SPLICE_ON)
         assert_true(!f.pipe && f.buf->size <= BUF_LARGE);
     else
         assert_true(!f.buf && f.pipe->n <= PIPE_BYTES);
@@ -191,24 +193,89 @@ static void back_pressure(void (*keep)(void *arg, const char *p, size_t n))
     assert_int_equal(buf_in_use(), 0);
 }
 
+/* Ticks after 50 ms of work, or of sleep, until what was asked for is said. */
+static void wait_for_busy(bool want)
+{
+    uint64_t end = now_ns() + 30000000000u;
+    do {
+        assert_true(now_ns() < end);
+        busy_tick();
+        if (!want)
+            usleep(50000);
+        for (uint64_t until = now_ns() + 50000000u; want && now_ns() < until;)
+            ;
+        busy_tick();
+    } while (busy_short() != want);
+}
+
 static void a_sink_that_does_not_read_stops_the_source(void **state)
 {
     (void)state;
     kept = 0;
-    back_pressure(keep_count);
+    back_pressure(keep_count, CONFIG_SPLICE_ON);
     assert_int_equal(kept, 8 << 20);
 }
 
 static void a_long_body_that_nobody_looks_at_goes_through_a_pipe(void **state)
 {
     (void)state;
-    back_pressure(NULL);
+    back_pressure(NULL, CONFIG_SPLICE_ON);
+}
+
+static void a_long_body_is_copied_while_there_is_time_for_it(void **state)
+{
+    (void)state;
+    back_pressure(NULL, CONFIG_SPLICE_OFF);
+    busy_tick();
+    wait_for_busy(false);
+    back_pressure(NULL, CONFIG_SPLICE_AUTO);
+}
+
+static void a_body_changes_over_between_copying_and_splicing(void **state)
+{
+    enum { TOTAL = 8 << 20 };
+    static char in[64 << 10];
+    (void)state;
+    struct flow f = begin(HEAD_BODY_LENGTH, TOTAL);
+    size_t written = 0, seen = 0, copied = 0, spliced = 0;
+    for (unsigned i = 0; seen < TOTAL; i++) {
+        f.splice = i / 7 % 2 ? CONFIG_SPLICE_ON : CONFIG_SPLICE_OFF;
+        write_part(&written, TOTAL);
+        events();
+        enum flow_result r = flow_pump(&f, &from.t, &to.t, NULL, NULL);
+        assert_true(r == FLOW_WAIT || r == FLOW_AGAIN || r == FLOW_DONE);
+        copied += f.buf != NULL;
+        spliced += f.pipe != NULL;
+        ssize_t n = read(to.other, in, 1 + i * 4099 % sizeof in);
+        for (ssize_t k = 0; k < n; k++)
+            if (in[k] != (char)((seen + (size_t)k) % 251))
+                fail_msg("byte %zu", seen + (size_t)k);
+        seen += n > 0 ? (size_t)n : 0;
+    }
+    assert_true(copied && spliced);
+    events();
+    assert_int_equal(flow_pump(&f, &from.t, &to.t, NULL, NULL), FLOW_DONE);
+    flow_clear(&f);
+    assert_int_equal(buf_in_use(), 0);
+}
+
+static void a_thread_is_short_of_time_from_90_percent_on_until_30(void **state)
+{
+    (void)state;
+    assert_false(busy_judge(false, 0, 0));
+    assert_false(busy_judge(false, 899, 1000));
+    assert_true(busy_judge(false, 900, 1000));
+    assert_true(busy_judge(true, 310, 1000));
+    assert_false(busy_judge(true, 300, 1000));
+    wait_for_busy(true); /* this thread itself, as the kernel sees it */
+    wait_for_busy(false);
 }
 
 static void what_is_left_in_a_pipe_goes_to_nobody_else(void **state)
 {
     (void)state;
     struct flow f = begin(HEAD_BODY_LENGTH, 8 << 20);
+    f.splice = CONFIG_SPLICE_ON;
     size_t written = 0;
     for (size_t before = 1; before != written || !flow_pending(&f);) {
         before = written;
@@ -263,6 +330,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(the_end_of_the_source_means_what_the_framing_says, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_sink_that_does_not_read_stops_the_source, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_long_body_that_nobody_looks_at_goes_through_a_pipe, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_long_body_is_copied_while_there_is_time_for_it, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_body_changes_over_between_copying_and_splicing, set_up, tear_down),
+        cmocka_unit_test(a_thread_is_short_of_time_from_90_percent_on_until_30),
         cmocka_unit_test_setup_teardown(what_is_left_in_a_pipe_goes_to_nobody_else, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_head_goes_with_the_body_that_is_there, set_up, tear_down),
         cmocka_unit_test_setup_teardown(an_end_that_came_with_the_last_bytes_is_seen, set_up, tear_down),
