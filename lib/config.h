@@ -52,6 +52,7 @@ struct config {
     struct config_node *nodes; /* nodes: [{name: a, url: http://…}, …]; may include this node itself */
     int n_nodes;
     char *upstream; /* whom a replica follows: CONFIG_UPSTREAM_* or the URL of a node */
+    uint64_t upstream_interval_ms; /* how often it is asked whether that is still right; a quarter of it: how long one that let this node down is left alone */
     struct {
         struct config_list include, exclude; /* patterns of names of databases that a replica has; no include: all */
     } databases;

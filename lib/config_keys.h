@@ -38,6 +38,7 @@
     X(LEASE_PASSWORD_FILE, "lease.password-file", PATH, lease.password_file, 0, 0, NULL, NULL)                          \
     X(NODES, "nodes", NODES, nodes, 0, 0, NULL, NULL)                                                                   \
     X(UPSTREAM, "upstream", UPSTREAM, upstream, 0, 0, NULL, "primary")                                                  \
+    X(UPSTREAM_INTERVAL, "upstream-interval", DURATION, upstream_interval_ms, 100, 3600 * 1000, NULL, "20s")            \
     X(DATABASES_INCLUDE, "databases.include", GLOBS, databases.include, 0, 0, NULL, NULL)                               \
     X(DATABASES_EXCLUDE, "databases.exclude", GLOBS, databases.exclude, 0, 0, NULL, NULL)                               \
     X(PROXY, "proxy", PROXIES, proxies, 0, 0, NULL, NULL)                                                               \

@@ -539,6 +539,14 @@ static bool pause_for(struct follower *f, unsigned ms)
     return go_on;
 }
 
+/* Or nobody is known to be. */
+static bool is_primary_url(struct node *n, const char *url)
+{
+    char name[128], primary[256];
+    node_primary(n, name, primary);
+    return !*primary || !strcmp(url, primary);
+}
+
 static void *run(void *arg)
 {
     struct follower *f = arg;
@@ -579,7 +587,8 @@ static void *run(void *arg)
             wait = RETRY_FIRST_MS;
         log_info("follower", "%s; trying again in %u ms", e.text, wait);
         node_warn(f->node, "not connected to a primary: %s", e.text);
-        discover_primary(f->node);
+        if (is_primary_url(f->node, f->url)) /* otherwise the primary is the one to go to now */
+            discover_primary(f->node);
         if (!pause_for(f, wait))
             return NULL;
         wait = MIN(wait * 2, RETRY_MAX_MS);

@@ -73,6 +73,7 @@ void takeover_writable(struct node *n)
     databases_each(n->databases, unfence_one, n);
     atomic_store(&n->unfencing, false);
     position_server_changed(n->positions);
+    stream_server_greet(n->streams); /* who follows this node already has to hear that it is the primary now */
     databases_each(n->databases, notice_one, n);
     capture_notice(n->capture, NULL);
 }

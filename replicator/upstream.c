@@ -8,10 +8,6 @@
 
 #define ROUND_TRIPS 3           /* of which the shortest counts */
 #define ASK_MS 1500u
-#define SHUN_FIRST_NS 5000000000u
-#define SHUN_MAX_NS 160000000000u
-#define STEADY_NS 60000000000u  /* who served this long is not blamed for what was before */
-#define LOOK_NS 20000000000u
 
 struct shunned {
     char url[UPSTREAM_URL_MAX];
@@ -49,6 +45,11 @@ void upstream_close(struct upstream *u)
     free(u);
 }
 
+static uint64_t interval_ns(const struct upstream *u)
+{
+    return u->node->config->upstream_interval_ms * 1000000u;
+}
+
 static struct shunned *find(struct upstream *u, const char *url)
 {
     for (unsigned i = 0; i < MIN(u->n_shunned, (unsigned)ARRAY_SIZE(u->shunned)); i++)
@@ -79,7 +80,8 @@ void upstream_lost(struct upstream *u, const char *url, uint64_t ns)
         *s = (struct shunned){0};
         snprintf(s->url, sizeof s->url, "%s", url);
     }
-    s->for_ns = !s->for_ns || ns > STEADY_NS ? SHUN_FIRST_NS : MIN(s->for_ns * 2, SHUN_MAX_NS);
+    /* Who served for long is not blamed for what was before. */
+    s->for_ns = !s->for_ns || ns > 3 * interval_ns(u) ? interval_ns(u) / 4 : MIN(s->for_ns * 2, 8 * interval_ns(u));
     s->until_ns = now_ns() + s->for_ns;
     if (!strcmp(u->wish, url))
         u->wish_until_ns = 0;
@@ -185,7 +187,7 @@ bool upstream_elsewhere(struct upstream *u, const char *url)
     if (wished(u, other))
         return strcmp(other, url) != 0;
     pthread_mutex_lock(&u->lock);
-    bool due = now_ns() - u->looked_ns > LOOK_NS;
+    bool due = now_ns() - u->looked_ns > interval_ns(u);
     if (due)
         u->looked_ns = now_ns();
     pthread_mutex_unlock(&u->lock);

@@ -29,7 +29,7 @@ bool upstream_pick(struct upstream *u, char url[UPSTREAM_URL_MAX]);
 void upstream_lost(struct upstream *u, const char *url, uint64_t ns);
 
 /* True if somebody else than url should be followed by now: the one that is wished for may be there again. With `nearest` the others
- * are asked every 20 s, and then it blocks like upstream_pick. */
+ * are asked every upstream-interval, and then it blocks like upstream_pick. */
 bool upstream_elsewhere(struct upstream *u, const char *url);
 
 /* For the next ns nanoseconds, url is followed whatever the configuration says: a node that is to become primary follows the primary itself. */

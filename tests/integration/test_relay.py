@@ -16,10 +16,11 @@ def chain(passthrough=True, n=3, upstream=None, **args):
     """A cluster that is not started: each node but the first two follows the one before it, or as `upstream` says ({index: text})."""
     cluster = Cluster(n, passthrough, start=False, **args)
     for i, node in enumerate(cluster.nodes):
+        node.extra += "upstream-interval: 2s\n"
         text = (upstream or {}).get(i, cluster.nodes[i - 1].url if i > 1 and upstream is None else None)
         if text:
             node.extra += f"upstream: {text}\n"
-            node.write_config()
+        node.write_config()
     return cluster
 
 
@@ -165,7 +166,7 @@ class Relay(EdgeTest):
             follows(c, "a/b")
             harness.make_load_db(a)
             cluster.sync()
-            writers = [cluster.load("writer", "--mounts", *(n.mount for n in cluster.nodes), "--id", i, "--busy", 5) for i in range(2)]
+            writers = [cluster.load("writer", "--mounts", *(n.mount for n in cluster.nodes), "--id", i, "--busy", 1) for i in range(2)]
             for w in writers:
                 w.wait_acked(3)
             for _ in range(rounds(3)):
