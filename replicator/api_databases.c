@@ -162,7 +162,7 @@ static void checksum_work(struct call *c)
     for (int tries = 0;; tries++) {
         struct scan *s;
         struct scan_result r;
-        int rc = scan_open(n, db, SCAN_FREE, &s, &r, &c->e);
+        int rc = scan_open(n, db, SCAN_FREE, NULL, &s, &r, &c->e);
         if (!rc) {
             json_decref(c->answer);
             compare(c, db, s, &r);

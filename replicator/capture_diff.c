@@ -256,6 +256,21 @@ static bool settle(struct node *n, struct database *db, struct capture_file *cf,
     return true;
 }
 
+/* What it was started for has not been captured otherwise meanwhile (capture_journal_ends). db->lock is held. */
+static bool wanted(const struct capture_file *cf)
+{
+    return cf->suspect || cf->diff_again || !cf->diff_unwanted;
+}
+
+/* For scan_open. */
+static bool still_wanted(struct database *db)
+{
+    pthread_mutex_lock(&db->lock);
+    bool yes = wanted(db->capture);
+    pthread_mutex_unlock(&db->lock);
+    return yes;
+}
+
 void capture_diff_job(struct node *n, struct database *db, uint64_t attempt)
 {
     struct err e;
@@ -266,24 +281,25 @@ void capture_diff_job(struct node *n, struct database *db, uint64_t attempt)
     struct capture_file *cf = db->capture;
     uint64_t before = database_load(n->databases, db, &e) ? 0 : database_dbstate(db)->lsn;
     uint32_t life = cf->life;
-    bool wanted = (node_role(n) == NODE_PRIMARY || node_role(n) == NODE_HANDING_OVER) && (cf->suspect || cf->diff_again || !cf->diff_unwanted);
-    if (!wanted) {
+    bool go = (node_role(n) == NODE_PRIMARY || node_role(n) == NODE_HANDING_OVER) && wanted(cf);
+    if (!go) {
         cf->mode = CAPTURE_IDLE;
         cf->diff_unwanted = false;
     }
     pthread_mutex_unlock(&db->lock);
-    if (!wanted) {
+    if (!go) {
         capture_notice(n->capture, db);
         return;
     }
     struct stat st;
     bool short_enough = !fstatat(n->db_fd, db->name, &st, AT_SYMLINK_NOFOLLOW) && st.st_size <= SHARED_MAX;
-    int rc = scan_open(n, db, attempt >= FREE_ATTEMPTS && short_enough ? SCAN_SHARED : SCAN_FREE, &s, &r, &e);
-    bool gone = rc == -ENOENT, found = false;
+    int rc = scan_open(n, db, attempt >= FREE_ATTEMPTS && short_enough ? SCAN_SHARED : SCAN_FREE, still_wanted, &s, &r, &e);
+    bool gone = rc == -ENOENT, found = false, other;
     pthread_mutex_lock(&db->lock);
-    if (cf->life != life) { /* what was read is no longer the file of that name */
+    other = cf->life != life;
+    if (other) { /* what was read is no longer the file of that name */
         gone = true;
-        cf->diff_again = true;
+        cf->diff_again |= !cf->diff_unwanted; /* the end of the new one's first journal may have captured it already */
         if (!rc)
             rc = err_set(&e, ERR_GONE, "%s was replaced while it was being read", db->name);
     }
@@ -311,7 +327,8 @@ void capture_diff_job(struct node *n, struct database *db, uint64_t attempt)
     pthread_mutex_unlock(&db->lock);
     if (again && mapped)
         walview_close(db, &v);
-    if (again && worker_post(n->differ, capture_diff_job, db, attempt + !r.resting, MIN(RETRY_NS << MIN(attempt, 5u), 1000000000u)))
+    uint64_t next = other ? 0 : attempt + !r.resting; /* patience with another file begins anew */
+    if (again && worker_post(n->differ, capture_diff_job, db, next, MIN(RETRY_NS << MIN(attempt, 5u), 1000000000u)))
         log_error("capture", "%s: no memory to try again", db->name);
     capture_notice(n->capture, db);
 }

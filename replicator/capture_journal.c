@@ -230,14 +230,16 @@ static int capture(struct capture_journal *c, struct node *n, struct database *d
     if (dbfile_header_decode(head, (size_t)k, &dh))
         return err_set(e, ERR_NOT_DATABASE, "%s is not an SQLite database", db->name);
     struct tx tx = {.page_size = dh.page_size, .commit = dbfile_pages(&dh, file.st_size), .wal_mode = dh.write_version == 2};
-    bool all = !st->txid || st->page_size != dh.page_size;
+    tx.anew = c->end->anew && st->txid;
+    tx.inode = tx.anew ? c->end->stamp.ino : 0;
+    bool all = !st->txid || tx.anew || st->page_size != dh.page_size;
     whole = all || ((whole || !h) && file.st_size <= WHOLE_MAX);
     if (!whole && !h)
         return err_set(e, ERR_GONE, "the journal of %s is gone", db->name);
     c->page_size = dh.page_size;
     int rc = 0;
     if (all && file.st_size > WHOLE_MAX)
-        return err_set(e, ERR_GONE, "%s is seen for the first time, or with another page size", db->name);
+        return err_set(e, ERR_GONE, "%s is seen for the first time, is another file now, or has another page size", db->name);
     if (!whole && h->page_size != dh.page_size)
         return err_set(e, ERR_GONE, "the journal of %s has another page size", db->name);
     if (!whole && h->page_count != st->commit)

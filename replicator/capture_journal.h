@@ -18,6 +18,7 @@
 struct journal_end {
     bool zeroed; /* its header is zeros already: `header` is what it was, if `known`. Otherwise it is in the file */
     bool known;
+    bool anew;   /* the file is not the one that is known (cp over it, say): what is in it now begins a new life, if it is small enough to be read whole */
     uint8_t header[JOURNAL_HEADER_SIZE];
     /* Called once everything has been read that the application could change when it goes on; nothing needs it to wait any longer. May be called before the record
      * is in the log, and never if there is an error or nothing to do. *stamp: the database file as it was read. */

@@ -367,8 +367,8 @@ void capture_journal_ends(struct capture *c, struct capture_file *cf, struct jou
         return;
     pthread_mutex_lock(&db->lock);
     bool in_wal = cf->mode == CAPTURE_MAPPED || (cf->mode == CAPTURE_MAPPING && walview_exists(c->node, db));
-    int rc = in_wal ? 1 : cf->anew ? err_set(&e, ERR_AGAIN_LATER, "it is another file now")
-                                   : capture_journal_run(c->journal, c->node, db, end, cf->suspect, &proof, &e);
+    end->anew = cf->anew && cf->suspect; /* of another file that SQLite writes to nothing is missing any more */
+    int rc = in_wal ? 1 : capture_journal_run(c->journal, c->node, db, end, cf->suspect, &proof, &e);
     if (rc == 0) { /* events about what the transaction wrote find the file as it was captured here */
         cf->suspect &= proof != JOURNAL_WHOLE;
         cf->check_at_close = proof == JOURNAL_UNPROVEN || (cf->check_at_close && proof != JOURNAL_WHOLE);
@@ -376,8 +376,11 @@ void capture_journal_ends(struct capture *c, struct capture_file *cf, struct jou
         database_settle(c->node->databases, db, cf->suspect || cf->check_at_close ? NULL : &end->stamp);
     }
     if (rc == 0 && !cf->suspect) {
+        cf->anew = false;
+        cf->emptied_ns = 0;
         cf->diff_ns = cf->diff_first_ns = 0;
         cf->diff_unwanted = cf->mode == CAPTURE_DIFFING;
+        cf->diff_again &= proof != JOURNAL_WHOLE; /* whatever else was to be looked at is in it */
         if (db->state != DATABASE_OK || db->warning[0])
             database_mark(db, DATABASE_OK, NULL);
     }

@@ -53,7 +53,7 @@ int resum(struct node *n, struct database *db, struct err *e)
     struct scan *s;
     struct scan_result r;
     uint64_t began = now_ns();
-    int rc = scan_open(n, db, SCAN_FREE, &s, &r, e);
+    int rc = scan_open(n, db, SCAN_FREE, NULL, &s, &r, e);
     if (rc)
         return rc;
     pthread_mutex_lock(&db->lock);

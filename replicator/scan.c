@@ -23,6 +23,7 @@ struct scan {
     int db_fd;   /* backing file */
     int lock_fd; /* the same file through the mount, where its locks are; -1: not needed */
     enum scan_lock lock;
+    bool (*needed)(struct database *db);
     bool wal;
     struct walview view;
     uint32_t page_size, commit;
@@ -395,19 +396,27 @@ static int quiet(struct scan *s, struct stamp *t, struct err *e)
     return stamp_file(s, t, e);
 }
 
-/* As a reader takes it (https://sqlite.org/lockingv3.html §3): no writer can be, or get, where it touches the file. */
+/* As a reader takes it (https://sqlite.org/lockingv3.html §3): no writer can be, or get, where it touches the file. Not when it is not needed any more: the end of a
+ * long transaction, which kept us out so far, is captured before its locks go, and the application's next one must not meet ours. */
 static int lock_shared(struct scan *s, struct err *e)
 {
     for (unsigned i = 0; i < 200; i++) {
+        if (s->needed && !s->needed(s->db))
+            break;
         int rc = lock_range(s->lock_fd, F_RDLCK, DBLOCK_PENDING, 1);
         if (!rc) {
             rc = lock_range(s->lock_fd, F_RDLCK, DBLOCK_SHARED_FIRST, DBLOCK_SHARED_SIZE);
             (void)lock_range(s->lock_fd, F_UNLCK, DBLOCK_PENDING, 1);
         }
-        if (rc != -EAGAIN)
-            return rc ? err_errno(e, -rc, "lock %s", s->db->name) : 0;
+        if (rc && rc != -EAGAIN)
+            return err_errno(e, -rc, "lock %s", s->db->name);
+        if (!rc && (!s->needed || s->needed(s->db)))
+            return 0;
+        if (!rc)
+            break;
         nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     }
+    (void)lock_range(s->lock_fd, F_UNLCK, DBLOCK_SHARED_FIRST, DBLOCK_SHARED_SIZE);
     return err_set(e, ERR_AGAIN_LATER, "%s is being written", s->db->name);
 }
 
@@ -544,13 +553,14 @@ static int scan_left(struct scan *s, struct scan_result *r, struct err *e)
     return rc;
 }
 
-int scan_open(struct node *n, struct database *db, enum scan_lock lock, struct scan **out, struct scan_result *r, struct err *e)
+int scan_open(struct node *n, struct database *db, enum scan_lock lock, bool (*needed)(struct database *db), struct scan **out, struct scan_result *r,
+              struct err *e)
 {
     struct scan *s = calloc(1, sizeof *s);
     memset(r, 0, sizeof *r);
     if (!s)
         return err_errno(e, ENOMEM, "scan");
-    *s = (struct scan){.node = n, .db = db, .db_fd = -1, .lock_fd = -1, .lock = lock, .view = {.shm_fd = -1, .wal_fd = -1}};
+    *s = (struct scan){.node = n, .db = db, .db_fd = -1, .lock_fd = -1, .lock = lock, .needed = needed, .view = {.shm_fd = -1, .wal_fd = -1}};
     pthread_mutex_lock(&db->sqlite);
     struct dbfile_header h = {.page_size = 512};
     off_t size = 0;

@@ -39,14 +39,16 @@ void scan_forget_given(struct database *db);
 
 enum scan_lock {
     SCAN_FREE,   /* takes no lock that a writer meets */
-    SCAN_SHARED, /* without a WAL: holds SHARED until scan_close, as a reader does; writers wait */
+    SCAN_SHARED, /* without a WAL: holds SHARED until scan_close, as a reader does; writers wait, or are told that the database is locked */
 };
 
 /* Opens db through the mount (libsqlite3 recovers it first if it has to: a hot journal, a WAL that nobody has open) and reads all of it. Blocks for as long as reading takes; the caller
  * must be a thread that may call into the mount, without any database lock (db->sqlite is taken and held until scan_close). On success, with a WAL, the scan holds
- * slot 4 until scan_close.
+ * slot 4 until scan_close. needed: for SCAN_SHARED, asked before the lock is taken and once it is held, without any lock: a no lets go of it at once, and the scan ends with
+ * ERR_AGAIN_LATER. NULL otherwise.
  * ERR_NOT_DATABASE: no SQLite database (or an empty file: then commit 0 and success). ERR_AGAIN_LATER: busy, or changing too fast. */
-int scan_open(struct node *n, struct database *db, enum scan_lock lock, struct scan **out, struct scan_result *r, struct err *e);
+int scan_open(struct node *n, struct database *db, enum scan_lock lock, bool (*needed)(struct database *db), struct scan **out, struct scan_result *r,
+              struct err *e);
 /* Reads page pgno again, into buf of page_size bytes: of the same state if there is a WAL, else as it is now. */
 int scan_page(struct scan *s, uint32_t pgno, void *buf, struct err *e);
 /* True if page pgno has a frame that is newer than what is common to the scan's state and st (the tracked state, with db->lock held): then the two

@@ -104,6 +104,31 @@ class Journal(EdgeTest):
                         self.assertEqual(entry(a, name)["txid"], before + 12, f"{mode}, {sync}: the comparison at the close found something")
             cluster.identical()
 
+    def test_a_copy_over_a_database_is_captured_with_the_first_commit_to_it(self):
+        """From then on each commit is a record, and an application that has no busy time-out and never pauses is never told that the database is locked."""
+        with Cluster(2, self.passthrough) as cluster:
+            a, b = cluster.nodes
+            for mode in JOURNALS:
+                name = f"{mode}.db"
+                make(a, name, mode, rows=50)
+                make(a, "other.db", mode, rows=200)
+                cluster.sync()
+                with open(a.path("other.db"), "rb") as source:
+                    contents = source.read()
+                with open(a.path(name), "wb") as copy:  # who copies has it open for a while
+                    copy.write(contents)
+                    copy.flush()
+                    with a.db(name, timeout=0) as db:
+                        db.execute(f"PRAGMA journal_mode={mode}")
+                        db.execute("UPDATE t SET k = -1 WHERE id = 1")
+                        before = entry(a, name)["txid"]
+                        for i in range(300):
+                            db.execute("UPDATE t SET k = ?, v = randomblob(150) WHERE id = ?", (i, 2 + i % 190))
+                        self.assertEqual(entry(a, name)["txid"], before + 300, mode)
+                wait_until(lambda: b.sql(name, "SELECT (SELECT count(*) FROM t), k FROM t WHERE id = 1") == [(200, -1)], 30, f"the copy on b, {mode}")
+                os.unlink(a.path("other.db"))
+            cluster.identical()
+
     def test_persist_while_edgefs_fs_is_killed(self):
         """What edgefs-fs noted of a journal's header dies with it: such a transaction is found by comparing. None is lost, none is refused."""
         with Cluster(2, self.passthrough) as cluster:

@@ -26,7 +26,7 @@ def read(path):
     try:
         with open(path, "rb") as f:
             return f.read()
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):  # misc7.test makes a directory that is called like a journal
         return None
 
 
