@@ -252,13 +252,18 @@ bool hookserver_ask(struct fs *fs, struct hook_ask *a)
     return parked;
 }
 
-bool hookserver_tell(struct fs *fs, enum hooks_kind kind, const char *path, const char *text)
+bool hookserver_tell_value(struct fs *fs, enum hooks_kind kind, uint64_t value, const char *path, const char *text)
 {
     struct hookserver *h = fs->hooks;
     pthread_mutex_lock(&h->mutex);
-    bool sent = post(h, kind, 0, 0, path, text);
+    bool sent = post(h, kind, 0, value, path, text);
     pthread_mutex_unlock(&h->mutex);
     return sent;
+}
+
+bool hookserver_tell(struct fs *fs, enum hooks_kind kind, const char *path, const char *text)
+{
+    return hookserver_tell_value(fs, kind, 0, path, text);
 }
 
 void hookserver_tell_or_mark(struct fs *fs, enum hooks_kind kind, const char *path, const char *text)

@@ -68,6 +68,7 @@ bool hookserver_ask(struct fs *fs, struct hook_ask *a);
 /* An event. Table's mutex held, so that events leave in the order of the changes. text may be NULL. False: nobody is connected. Never
  * blocks. */
 bool hookserver_tell(struct fs *fs, enum hooks_kind kind, const char *path, const char *text);
+bool hookserver_tell_value(struct fs *fs, enum hooks_kind kind, uint64_t value, const char *path, const char *text);
 
 /* The same for a change that a replicator must not miss: if nobody is there, path is marked unseen. Table's mutex held and nothing
  * uncommitted. */

@@ -101,3 +101,9 @@ bool journals_zeroed(int fd)
     uint8_t header[JOURNAL_HEADER_SIZE];
     return read_header(fd, header) == FOUND_ZEROS;
 }
+
+bool journals_valid(int fd)
+{
+    uint8_t header[JOURNAL_HEADER_SIZE];
+    return read_header(fd, header) == FOUND_VALID;
+}

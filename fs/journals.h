@@ -39,5 +39,7 @@ enum journals_sync journals_sync(struct journals *j, uint32_t ino, int fd, uint8
 bool journals_closed(struct journals *j, uint32_t ino);
 /* … this says whether a transaction has ended unseen: its header is zeros. */
 bool journals_zeroed(int fd);
+/* Does the file begin with a header that makes it a journal to be played back? */
+bool journals_valid(int fd);
 
 #endif

@@ -1,6 +1,7 @@
 /* Attributes: getattr, setattr (truncate above all), statfs. Setting attributes needs no slot: repeating it has the same outcome. */
 #include "fs/ops.h"
 
+#include "fs/atrest.h"
 #include "fs/dirsync.h"
 #include "fs/files.h"
 #include "fs/passthrough.h"
@@ -96,7 +97,7 @@ static int set_metadata(struct call *c, fuse_ino_t ino, const struct stat *attr,
     return err;
 }
 
-static void tell_truncated(struct call *c, fuse_ino_t ino)
+static void tell_truncated(struct call *c, fuse_ino_t ino, const struct stat *before)
 {
     struct fs *fs = c->fs;
     char path[FS_PATH_MAX + 1];
@@ -105,19 +106,23 @@ static void tell_truncated(struct call *c, fuse_ino_t ino)
     if (i && name_is_database(name_kind(i->name, i->name_len, NULL)) && table_path(fs->table, (uint32_t)ino, path, sizeof path) > 0)
         hookserver_tell_or_mark(fs, HOOK_MODIFIED, path, NULL);
     table_unlock(fs->table);
+    atrest_cut(fs, ino, before, c->tid);
 }
 
 /* asked: a question has told the replicator of the truncation. */
 static void change_now(struct call *c, fuse_ino_t ino, const struct stat *attr, int to_set, bool asked)
 {
-    struct stat st;
+    struct stat st, before = {0};
+    bool tell = (to_set & FUSE_SET_ATTR_SIZE) && !asked && call_is_hooked(c);
+    if (tell && files_stat(c->fs, ino, &before))
+        before.st_ino = 0;
     int err = to_set & FUSE_SET_ATTR_SIZE ? set_size(c, ino, attr->st_size) : 0;
+    if (!err && tell)
+        tell_truncated(c, ino, &before);
     if (!err)
         err = set_metadata(c, ino, attr, to_set);
     if (!err)
         err = ops_errno(files_stat(c->fs, ino, &st));
-    if (!err && (to_set & FUSE_SET_ATTR_SIZE) && !asked && call_is_hooked(c))
-        tell_truncated(c, ino);
     if (err)
         call_reply(c, err);
     else

@@ -6,6 +6,7 @@
  * locks is found by checksum. */
 #include "fs/ops.h"
 
+#include "fs/atrest.h"
 #include "fs/dirsync.h"
 #include "fs/files.h"
 #include "fs/journals.h"
@@ -244,8 +245,8 @@ static struct journal_sync *ends_by_sync(struct fs *fs, fuse_req_t req, fuse_ino
     return NULL;
 }
 
-/* The commit of every application with synchronous=FULL waits for this: nothing is looked up or asked on the way, but at the end of a journal (then the
- * replicator reads the transaction while the disk works), and where it shall wait for replicas, too. */
+/* The commit of every application with synchronous=FULL waits for this: in WAL mode nothing is looked up or asked on the way, but where it shall wait for replicas, too. At
+ * the end of a journal the replicator is asked, and reads the transaction while the disk works; of a database without either it is told. */
 void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
     struct fs *fs = fuse_req_userdata(req);
@@ -257,6 +258,8 @@ void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_inf
     }
     struct journal_sync *s = (fi->fh & FH_JOURNAL) && !(fi->fh & FH_REPLICATOR) ? ends_by_sync(fs, req, ino) : NULL;
     int err = sync_now(fs, ino, datasync);
+    if (!err && (fi->fh & (FH_DATABASE | FH_REPLICATOR)) == FH_DATABASE && role_get(fs) == HOOKS_ROLE_PRIMARY)
+        atrest_synced(fs, ino, fuse_req_ctx(req)->pid);
     if (s)
         part_done(s, err);
     else

@@ -2,10 +2,12 @@
 #include "replicator/capture_private.h"
 
 #include "lib/log.h"
+#include "lib/sqlitefile.h"
 #include "lib/util.h"
 #include "replicator/apply.h"
 #include "replicator/worker.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 
@@ -132,6 +134,30 @@ static void unseen(struct capture *c, struct capture_file *cf, bool emptied)
     capture_touch(c, cf);
 }
 
+static void at_rest(struct capture *c, struct capture_file *cf, const char *text, pid_t tid)
+{
+    struct filestamp before = {0}, now = {0};
+    uint8_t head[DBFILE_HEADER_SIZE];
+    struct dbfile_header h;
+    if (sscanf(text, "%" SCNu64 " %" SCNd64 " %" SCNd64 " %" SCNd64 " %" SCNd64, &now.ino, &before.size, &before.mtime_ns, &now.size, &now.mtime_ns) != 5)
+        return;
+    before.ino = now.ino;
+    bool synced = filestamp_same_contents(&before, &now), whole = synced;
+    if (!synced) { /* a truncation: SQLite's own, after a commit, leaves all that page 1 names */
+        _cleanup_fd_ int fd = openat(c->node->db_fd, cf->db->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+        whole = fd >= 0 && pread(fd, head, sizeof head, 0) == (ssize_t)sizeof head && !dbfile_header_decode(head, sizeof head, &h) &&
+                h.page_count_valid && (int64_t)h.page_count * h.page_size <= now.size;
+    }
+    pthread_mutex_lock(&cf->db->lock);
+    if (synced || (whole && filestamp_same_contents(&cf->at_rest, &before) && cf->at_rest_tid == tid)) {
+        cf->at_rest = now;
+        cf->at_rest_tid = tid;
+    }
+    pthread_mutex_unlock(&cf->db->lock);
+    if (whole)
+        main_changed(c, cf);
+}
+
 static void on_event(struct capture *c, const struct hook_msg *m, const char *path, const char *text)
 {
     char name[LAYOUT_NAME_MAX + 1];
@@ -151,6 +177,10 @@ static void on_event(struct capture *c, const struct hook_msg *m, const char *pa
             unseen(c, cf, m->value != 0);
         else
             capture_dirty(c, cf, true);
+        return;
+    case HOOK_AT_REST:
+        if (node_role(c->node) == NODE_PRIMARY && suffix && !*suffix && (cf = capture_file_by_name(c, name)))
+            at_rest(c, cf, text, (pid_t)m->value);
         return;
     case HOOK_RENAMED:
         capture_renamed(c, path, text);

@@ -49,6 +49,9 @@ struct capture_file {
     bool anew;         /* the file is not the one that is known, or was emptied and is being written again: only a comparison may tell what is in it now,
                         * and what differs begins a new life (struct dbstate, born). Goes with suspect */
     uint64_t emptied_ns; /* with anew, since it was emptied: whoever writes it may not be done; 0: it was replaced at one blow */
+    struct filestamp at_rest; /* as long as the file has this size and modification time it holds a committed state, whoever has it locked (HOOK_AT_REST); the change time does
+                               * not count */
+    pid_t at_rest_tid;     /* the thread that has synced it */
     bool checkpoint_seen; /* HOOK_CHECKPOINT was answered while DIFFING */
     uint32_t life;        /* +1 when the name was dropped, or came to mean another file: what a scan that began before has read is void */
     /* capture thread only */

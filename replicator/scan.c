@@ -3,6 +3,7 @@
 #include "lib/crc.h"
 #include "lib/log.h"
 #include "lib/util.h"
+#include "replicator/capture_file.h"
 #include "replicator/leftover.h"
 #include "replicator/walframes.h"
 #include <errno.h>
@@ -10,6 +11,7 @@
 #include <sqlite3.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define SCAN_CHUNK (1u << 20) /* bytes read at once */
 #define JOURNAL_REST_US 200000
@@ -320,10 +322,18 @@ static bool wal_has_frames(struct scan *s)
     return !fstatat(s->node->db_fd, name, &st, AT_SYMLINK_NOFOLLOW) && st.st_size > (off_t)WAL_HEADER_SIZE;
 }
 
-static bool write_locked(struct scan *s, int64_t start, int64_t len)
+/* Who has it write-locked. 0: nobody; -1: it is not known who. */
+static pid_t write_locker(struct scan *s, int64_t start, int64_t len)
 {
     struct flock l = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = start, .l_len = len};
-    return fcntl(s->lock_fd, F_OFD_GETLK, &l) == 0 && l.l_type != F_UNLCK;
+    if (fcntl(s->lock_fd, F_OFD_GETLK, &l) || l.l_type == F_UNLCK)
+        return 0;
+    return l.l_pid > 0 ? l.l_pid : -1;
+}
+
+static bool write_locked(struct scan *s, int64_t start, int64_t len)
+{
+    return write_locker(s, start, len) != 0;
 }
 
 static uint64_t age_ns(int64_t t)
@@ -379,7 +389,29 @@ static int recover_if_hot(struct scan *s, bool *going_on, struct err *e)
     return rc;
 }
 
-/* Nobody is writing: no journal in use, no lock that a writer takes before it touches the file. 0 and *t; ERR_AGAIN_LATER. */
+/* A writer that may touch the file has it locked: who? As write_locker. */
+static pid_t writer(struct scan *s)
+{
+    pid_t pid = write_locker(s, DBLOCK_SHARED_FIRST, DBLOCK_SHARED_SIZE);
+    return pid ? pid : write_locker(s, DBLOCK_PENDING, 1) ? -1 : 0;
+}
+
+/* Is what the file holds a committed state, although pid keeps it locked? (A database without a journal: fs/atrest.h.) Only if it was pid who synced it: other programs may at any
+ * moment. */
+static bool at_rest(const struct scan *s, const struct filestamp *now, pid_t pid)
+{
+    pthread_mutex_lock(&s->db->lock);
+    struct filestamp known = s->db->capture ? s->db->capture->at_rest : (struct filestamp){0};
+    pid_t tid = s->db->capture ? s->db->capture->at_rest_tid : 0;
+    pthread_mutex_unlock(&s->db->lock);
+    if (pid <= 0 || !known.ino || !filestamp_same_contents(&known, now))
+        return false;
+    char thread[64];
+    snprintf(thread, sizeof thread, "/proc/%d/task/%d", pid, tid);
+    return tid == pid || access(thread, F_OK) == 0;
+}
+
+/* Nobody is writing: no journal in use, no lock that a writer takes before it touches the file, or it rests under that lock. 0 and *t; ERR_AGAIN_LATER. */
 static int quiet(struct scan *s, struct stamp *t, struct err *e)
 {
     bool going_on;
@@ -391,9 +423,14 @@ static int quiet(struct scan *s, struct stamp *t, struct err *e)
         return err_set(e, ERR_AGAIN_LATER, "%s: a transaction is going on", s->db->name);
     if (s->lock == SCAN_SHARED) /* whoever has RESERVED or PENDING has not written yet, and will not while we are here */
         return stamp_file(s, t, e);
-    if (write_locked(s, DBLOCK_PENDING, 1) || write_locked(s, DBLOCK_SHARED_FIRST, DBLOCK_SHARED_SIZE) || wal_has_frames(s))
+    struct filestamp now = database_stamp(s->node->db_fd, s->db->name);
+    pid_t pid = writer(s);
+    if (wal_has_frames(s) || (pid && !at_rest(s, &now, pid)))
         return err_set(e, ERR_AGAIN_LATER, "%s is being written", s->db->name);
-    return stamp_file(s, t, e);
+    rc = stamp_file(s, t, e);
+    if (!rc && pid && !at_rest(s, &t->file, pid))
+        rc = err_set(e, ERR_AGAIN_LATER, "%s is being written", s->db->name);
+    return rc;
 }
 
 /* As a reader takes it (https://sqlite.org/lockingv3.html §3): no writer can be, or get, where it touches the file. Not when it is not needed any more: the end of a
@@ -440,6 +477,9 @@ static int scan_file(struct scan *s, struct scan_result *r, struct err *e)
     if (s->lock_fd < 0)
         return err_errno(e, errno, "open %s", s->db->name);
     bool going_on;
+    struct filestamp now = database_stamp(s->node->db_fd, s->db->name);
+    if (s->lock == SCAN_SHARED && at_rest(s, &now, writer(s)))
+        s->lock = SCAN_FREE;
     int rc = s->lock == SCAN_SHARED ? recover_if_hot(s, &going_on, e) : 0; /* which the lock would not let it do */
     if (!rc && s->lock == SCAN_SHARED)
         rc = lock_shared(s, e);

@@ -13,7 +13,7 @@
  *   fs:         SYNCED
  *   then, at any time:
  *   fs:         asynchronous events (id = 0): CREATED, REMOVED, RENAMED{path=old, text=new}, EXCHANGED{path, text}, LAST_CLOSE,
- *               OPENED, MODIFIED, DIR_CREATED
+ *               OPENED, MODIFIED, DIR_CREATED, AT_REST
  *   fs:         synchronous hooks (id != 0), each answered by exactly one ANSWER with the same id, in any order:
  *               WAL_TRUNCATE, WAL_UNLINK, CHECKPOINT, JOURNAL_END, OPENING, QUERY_POS, QUERY_LAG, DB_REMOVE, EMPTIED
  *   replicator: ANSWER{id, value = 0 or an errno for the application's call, text = contents for the queries}
@@ -57,6 +57,9 @@ enum hooks_kind {
     HOOK_MODIFIED,   /* the file was truncated, or (fallback mode) written through a mapping, without another hook saying so */
     HOOK_DIR_CREATED,
     HOOK_EXCHANGED, /* path and text have changed places (renameat2, RENAME_EXCHANGE); directories too */
+    HOOK_AT_REST,   /* NAME, beside which neither a WAL nor a valid journal lies, was synced, or truncated: if what it held before was a committed state it is one now.
+                     * text: inode, then size and modification time (ns) before and now, decimal, five numbers; before = now when it was synced: then it is
+                     * one in any case, if it is value (thread id) who has it locked (fs/atrest.h). Comes before the application's call returns */
     /* synchronous hooks */
     HOOK_WAL_TRUNCATE = 32, /* NAME-wal is about to be truncated to value bytes */
     HOOK_WAL_UNLINK,        /* NAME-wal is about to be unlinked or renamed over */

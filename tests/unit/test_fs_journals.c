@@ -133,12 +133,15 @@ static void what_was_never_synced_is_told_at_the_close(void **state)
     write_zeros();
     assert_true(journals_closed(notes, 5));
     assert_true(journals_zeroed(file));
+    assert_false(journals_valid(file));
     journals_opened(notes, 5, file, true);
     write_header(78, true);
     assert_true(journals_closed(notes, 5));
     assert_false(journals_zeroed(file)); /* died in the middle: hot */
+    assert_true(journals_valid(file));
     assert_int_equal(ftruncate(file, 0), 0);
     assert_false(journals_zeroed(file)); /* truncated: that was a call */
+    assert_false(journals_valid(file));
     assert_false(journals_closed(notes, 6)); /* of this one nothing is known */
 }
 
