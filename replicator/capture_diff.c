@@ -210,14 +210,17 @@ static void settle_wal(struct node *n, struct database *db, struct capture_file 
     database_settle(n->databases, db, NULL);
 }
 
+static const char without_journal[] = "changed without a journal (journal_mode MEMORY or OFF, or a program that writes bytes): found by comparing all pages, and "
+                                      "several transactions may become one; with any other journal_mode each is captured as it is committed";
+
 static void mark_result(struct database *db, int rc, const struct scan_result *r, bool found, uint64_t attempt, const struct err *e)
 {
     if (rc == 0 && !r->wal_mode && found)
-        database_mark(db, DATABASE_OK,
-                      "changed without a journal (journal_mode MEMORY or OFF, or a program that writes bytes): found by comparing all pages, and "
-                      "several transactions may become one; with any other journal_mode each is captured as it is committed");
+        database_mark(db, DATABASE_OK, "%s", without_journal);
     else if (rc == 0 && !database_dbstate(db)->txid)
         database_mark(db, DATABASE_OTHER, NULL); /* an empty file: no database yet */
+    else if (rc == 0 && !strcmp(db->warning, without_journal))
+        return; /* nothing new: still true of the last change */
     else if (rc == 0)
         database_mark(db, DATABASE_OK, NULL);
     else if (rc == ERR_NOT_DATABASE)
