@@ -131,7 +131,7 @@ static int compare(struct node *n, struct database *db, bool *same, struct err *
     struct scan *s;
     struct scan_result r;
     *same = false;
-    int rc = scan_open(n, db, SCAN_FREE, &s, &r, e);
+    int rc = scan_open(n, db, SCAN_FREE, NULL, &s, &r, e);
     if (rc == ERR_AGAIN_LATER)
         return rc;
     if (rc)
