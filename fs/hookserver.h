@@ -22,6 +22,7 @@
 
 #define HOOKSERVER_RETURN_MS 1000     /* how long a successor waits for the replicator of its predecessor */
 #define HOOKSERVER_QUERY_WAIT_MS 2000 /* how long a read of a virtual file waits for a replicator to connect */
+#define HOOKSERVER_QUICK_MAX (4 << 20) /* bytes: a file up to this size is unlinked or truncated quickly */
 #define HOOKSERVER_ASKS_MAX 4096      /* questions open at a time; power of two */
 #define HOOKSERVER_BACKLOG_MAX (64u << 20) /* bytes of events kept for a replicator that does not read; more: disconnected */
 
@@ -42,7 +43,7 @@ struct hook_ask {
     char question[64]; /* the message's text, NUL-terminated; "": none */
     /* Called exactly once if hookserver_ask returned true; on a spare thread (or the server's, see quick); holds no lock. */
     void (*done)(struct hook_ask *a);
-    bool quick; /* done never waits for anything but the disk: the server's thread may call it itself, if nobody else waits for an answer */
+    bool quick; /* done waits for nothing but the disk, and not long (HOOKSERVER_QUICK_MAX): the server's thread may call it itself, if nobody else waits for an answer */
 
     /* The result. */
     bool answered;

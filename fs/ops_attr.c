@@ -149,10 +149,11 @@ static bool exists_beside(struct fs *fs, const char *path, const char *suffix)
     return fstatat(fs->db_fd, companion, &st, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
-/* Which question this truncation is; 0: none. path gets the file's. */
-static enum hooks_kind question_for(struct fs *fs, fuse_ino_t ino, off_t size, char *path)
+/* Which question this truncation is; 0: none. path gets the file's; quick: see struct hook_ask. */
+static enum hooks_kind question_for(struct fs *fs, fuse_ino_t ino, off_t size, char *path, bool *quick)
 {
     struct stat st;
+    *quick = false;
     table_lock(fs->table);
     const struct shared_inode *i = table_inode(fs->table, ino);
     enum name_kind k = i ? name_kind(i->name, i->name_len, NULL) : NAME_PRIVATE;
@@ -166,6 +167,7 @@ static enum hooks_kind question_for(struct fs *fs, fuse_ino_t ino, off_t size, c
         return size == 0 && !files_stat(fs, ino, &st) && st.st_size > 0 ? HOOK_EMPTIED : 0;
     if ((k != NAME_WAL && k != NAME_JOURNAL) || files_stat(fs, ino, &st) || size >= st.st_size)
         return 0;
+    *quick = k == NAME_JOURNAL && st.st_size <= HOOKSERVER_QUICK_MAX;
     return k == NAME_WAL ? HOOK_WAL_TRUNCATE : HOOK_JOURNAL_END;
 }
 
@@ -177,7 +179,8 @@ static bool ends_checkpoint(struct fs *fs, fuse_ino_t ino, off_t size)
     uint8_t head[DBFILE_HEADER_SIZE];
     struct dbfile_header h;
     struct stat st;
-    if (question_for(fs, ino, size, path) != HOOK_CHECKPOINT || files_stat(fs, ino, &st))
+    bool quick;
+    if (question_for(fs, ino, size, path, &quick) != HOOK_CHECKPOINT || files_stat(fs, ino, &st))
         return false;
     if (size == st.st_size)
         return true;
@@ -211,14 +214,13 @@ static bool ask_truncate(struct call *c, fuse_ino_t ino, const struct stat *attr
     struct change *t = calloc(1, sizeof *t);
     if (!t)
         return false; /* a missed question is found by checksum */
-    t->ask.kind = question_for(fs, ino, attr->st_size, t->ask.path);
+    t->ask.kind = question_for(fs, ino, attr->st_size, t->ask.path, &t->ask.quick);
     if (!t->ask.kind) {
         free(t);
         return false;
     }
     *asked = true;
     t->ask.policy = ASK_GO_ON;
-    t->ask.quick = t->ask.kind == HOOK_JOURNAL_END;
     t->ask.value = t->ask.kind == HOOK_JOURNAL_END ? 0 : (uint64_t)attr->st_size;
     t->ask.done = truncate_answered;
     t->call = *c;

@@ -30,6 +30,7 @@ struct removal {
     struct {
         enum hooks_kind kind;
         bool target; /* about newname */
+        bool quick;  /* struct hook_ask */
     } question[2];
     int questions, asked;
 };
@@ -49,7 +50,7 @@ static enum hooks_kind question_for(enum name_kind k)
     }
 }
 
-static bool is_regular(struct fs *fs, uint32_t parent, const char *name)
+static bool is_regular(struct fs *fs, uint32_t parent, const char *name, bool *small)
 {
     struct where w;
     struct stat st;
@@ -57,6 +58,7 @@ static bool is_regular(struct fs *fs, uint32_t parent, const char *name)
     bool yes = files_where_child(fs, parent, name, &w) == 0 && fstatat(w.dirfd, w.path, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
                S_ISREG(st.st_mode);
     pthread_rwlock_unlock(&fs->ns);
+    *small = yes && st.st_size <= HOOKSERVER_QUICK_MAX;
     return yes;
 }
 
@@ -71,8 +73,10 @@ static void plan_one(struct removal *r, uint32_t parent, const char *name, bool 
 {
     enum name_kind k = name_kind(name, strlen(name), NULL);
     enum hooks_kind q = question_for(k);
-    if (!q || (only_companions && k == NAME_PLAIN) || !is_regular(r->call.fs, parent, name))
+    bool small;
+    if (!q || (only_companions && k == NAME_PLAIN) || !is_regular(r->call.fs, parent, name, &small))
         return;
+    r->question[r->questions].quick = k == NAME_JOURNAL && small;
     r->question[r->questions].kind = q;
     r->question[r->questions++].target = target;
 }
@@ -388,8 +392,8 @@ static void next_step(struct removal *r)
     while (r->asked < r->questions) {
         bool target = r->question[r->asked].target;
         r->ask.kind = r->question[r->asked].kind;
+        r->ask.quick = r->question[r->asked].quick;
         r->asked++;
-        r->ask.quick = r->ask.kind == HOOK_JOURNAL_END;
         int rc = ops_child_path(fs, target ? r->newparent : r->parent, target ? r->newname : r->name, r->ask.path);
         r->ask.policy = ASK_GO_ON;
         r->ask.wait_ms = 0;
