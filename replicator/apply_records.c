@@ -1,4 +1,5 @@
 #include "replicator/apply_records.h"
+#include "replicator/apply_merge.h"
 
 #include "lib/crc.h"
 #include "lib/log.h"
@@ -9,37 +10,15 @@
 #include "replicator/position_server.h"
 #include <errno.h>
 
-#define HASH_NONFATAL_OOM 1
-#include <uthash.h>
-
 #define BATCH_BYTES (8u << 20) /* pages in memory before they are applied */
 #define BATCH_RECORDS 4096u
 #define RETRY_NS 50000000u
 #define RETRY_SOON_NS 1000000u /* a rollback-journal database waits for a reader's transaction to end, and keeps new ones out */
 
-struct merged_page {
-    uint32_t pgno;
-    UT_hash_handle hh;
-    uint8_t data[];
-};
-
-/* TX records of one database, with none of another one in between. */
-struct merge {
-    struct merge *next;
-    struct database *db;
-    uint32_t page_size, commit;
-    uint64_t max_txid, post;
-    uint64_t first_lsn, last_lsn;
-    uint64_t born; /* of the last snapshot among them; 0: none */
-    struct merged_page *pages;
-    struct merged_page *at; /* where the reader is */
-};
-
 struct apply {
     struct node *node;
     struct ltx_decoder *dec;
-    struct merge *merges, **last_merge; /* in the order of their records: none lies between another's first and last */
-    size_t bytes;
+    struct merges merges;
     unsigned records;
     uint64_t last_lsn; /* of the last record added */
     uint64_t retry_ns;
@@ -56,38 +35,17 @@ int apply_records_open(struct node *n, struct apply **out, struct err *e)
         return err_errno(e, ENOMEM, "apply");
     }
     a->node = n;
-    a->last_merge = &a->merges;
+    merges_init(&a->merges);
     *out = a;
     return 0;
-}
-
-static void free_pages(struct apply *a, struct merge *m)
-{
-    struct merged_page *p, *next;
-    HASH_ITER(hh, m->pages, p, next)
-    {
-        HASH_DEL(m->pages, p);
-        a->bytes -= m->page_size;
-        free(p);
-    }
-}
-
-static void merge_free(struct apply *a, struct merge *m)
-{
-    free_pages(a, m);
-    m->db->merge = NULL;
-    free(m);
 }
 
 void apply_records_close(struct apply *a)
 {
     if (!a)
         return;
-    while (a->merges) {
-        struct merge *m = a->merges;
-        a->merges = m->next;
-        merge_free(a, m);
-    }
+    for (struct merge *m; (m = merges_take_first(&a->merges));)
+        merge_free(&a->merges, m);
     ltx_decoder_free(a->dec);
     free(a->payload);
     free(a);
@@ -145,248 +103,33 @@ static void set_applied(struct apply *a)
     }
 }
 
-/* ---- one LTX file as an apply_tx ---- */
-
-struct ltx_source {
-    struct ltx_decoder *dec;
-    const uint8_t *memory; /* or … */
-    int fd;                /* … a range of a file */
-    int64_t start, at, end;
-    struct ltx_header h;
-    struct ltx_trailer t;
-};
-
-static long source_read(void *ctx, void *p, size_t n, struct err *e)
-{
-    struct ltx_source *s = ctx;
-    ssize_t k = pread(s->fd, p, MIN(n, (size_t)(s->end - s->at)), s->at);
-    if (k < 0)
-        return err_errno(e, errno, "read the log");
-    s->at += k;
-    return k;
-}
-
-static int source_rewind(void *ctx, struct err *e)
-{
-    struct ltx_source *s = ctx;
-    s->at = s->start;
-    return s->memory ? ltx_decode_begin_memory(s->dec, s->memory, (size_t)s->end, &s->h, e)
-                     : ltx_decode_begin(s->dec, source_read, s, &s->h, e);
-}
-
-static int source_next(void *ctx, uint32_t *pgno, const uint8_t **page, struct err *e)
-{
-    struct ltx_source *s = ctx;
-    int rc = ltx_decode_page(s->dec, pgno, page, e);
-    return rc ? rc : ltx_decode_end(s->dec, &s->t, e);
-}
-
-/* Does a record with this header continue what is there? 0 or ERR_CHECKSUM. (A record that is there already does not come again: LSNs tell.) A snapshot, which
- * has all pages, replaces whatever is there. */
-static int continues(const struct database *db, const struct ltx_header *h, uint64_t txid, uint64_t checksum, uint32_t page_size,
-                     struct err *e)
-{
-    if (h->min_txid == 1 || (h->min_txid == txid + 1 && h->pre_checksum == checksum && h->page_size == page_size))
-        return 0;
-    return err_set(e, ERR_CHECKSUM, "%s: its copy here is at TXID %llu with checksum %016llx, the record continues TXID %llu, %016llx",
-                   db->name, (unsigned long long)txid, (unsigned long long)checksum, (unsigned long long)h->min_txid - 1,
-                   (unsigned long long)h->pre_checksum);
-}
-
-/* Begins the transaction of s and checks that it continues what db is here. 0, ERR_CHECKSUM, ERR_CORRUPT or -errno. */
-static int source_continues(struct apply *a, struct database *db, struct ltx_source *s, struct err *e)
-{
-    int rc = source_rewind(s, e);
-    if (rc)
-        return rc;
-    pthread_mutex_lock(&db->lock);
-    rc = database_load(a->node->databases, db, e);
-    const struct dbstate *st = database_dbstate(db);
-    if (!rc)
-        rc = continues(db, &s->h, st->txid, st->checksum, st->page_size, e);
-    pthread_mutex_unlock(&db->lock);
-    return rc;
-}
-
-/* Applies one TX record on its own. payload in memory, or at fd/offset. */
-static int apply_one(struct apply *a, struct database *db, const struct record_head *h, const uint8_t *payload, int fd, int64_t offset,
-                     struct err *e)
-{
-    struct ltx_source s = {.dec = a->dec, .memory = payload, .fd = fd, .start = offset, .end = offset + h->payload_len};
-    struct apply_tx tx = {.next = source_next, .rewind = source_rewind, .ctx = &s, .first_lsn = h->pos.lsn, .last_lsn = h->pos.lsn};
-    int rc = source_continues(a, db, &s, e);
-    if (rc)
-        return rc;
-    /* The trailer, with the checksum to reach, is at the end: read through once. */
-    uint32_t pgno;
-    const uint8_t *page;
-    while ((rc = source_next(&s, &pgno, &page, e)) > 0)
-        continue;
-    if (!rc)
-        rc = source_rewind(&s, e);
-    if (rc)
-        return rc;
-    tx.page_size = s.h.page_size;
-    tx.commit = s.h.commit;
-    tx.txid = s.h.max_txid;
-    tx.checksum = s.t.post_checksum;
-    tx.born = s.h.min_txid == 1 ? h->pos.lsn : 0;
-    return apply_tx_run(a->node, db, &tx, e);
-}
-
-/* ---- merging ---- */
-
-static int merge_next(void *ctx, uint32_t *pgno, const uint8_t **page, struct err *e)
-{
-    struct merge *m = ctx;
-    (void)e;
-    if (!m->at)
-        return 0;
-    *pgno = m->at->pgno;
-    *page = m->at->data;
-    m->at = m->at->hh.next;
-    return 1;
-}
-
-static int merge_rewind(void *ctx, struct err *e)
-{
-    struct merge *m = ctx;
-    (void)e;
-    m->at = m->pages;
-    return 0;
-}
-
-static int merge_put(struct apply *a, struct merge *m, uint32_t pgno, const uint8_t *page, struct err *e)
-{
-    struct merged_page *p;
-    HASH_FIND(hh, m->pages, &pgno, sizeof pgno, p);
-    if (!p) {
-        p = malloc(sizeof *p + m->page_size);
-        if (!p)
-            return err_errno(e, ENOMEM, "apply");
-        p->pgno = pgno;
-        HASH_ADD(hh, m->pages, pgno, sizeof p->pgno, p);
-        a->bytes += m->page_size;
-    }
-    memcpy(p->data, page, m->page_size);
-    return 0;
-}
-
-static int merge_run(struct apply *a, struct merge *m, struct err *e)
-{
-    struct apply_tx tx = {
-        .page_size = m->page_size,
-        .commit = m->commit,
-        .txid = m->max_txid,
-        .checksum = m->post,
-        .first_lsn = m->first_lsn,
-        .last_lsn = m->last_lsn,
-        .born = m->born,
-        .next = merge_next,
-        .rewind = merge_rewind,
-        .ctx = m,
-    };
-    merge_rewind(m, NULL);
-    return apply_tx_run(a->node, m->db, &tx, e);
-}
+/* ---- what was merged ---- */
 
 static void merge_apply(struct apply *a, struct merge *m)
 {
     struct err e;
-    int rc = merge_run(a, m, &e);
+    int rc = merge_run(a->node, m, &e);
     if (rc)
         block(a, m->db, m->first_lsn, rc, e.text);
-}
-
-/* Takes the merge of db out of the list; NULL: there is none. */
-static struct merge *take_merge(struct apply *a, struct database *db)
-{
-    if (!db->merge)
-        return NULL;
-    for (struct merge **p = &a->merges; *p; p = &(*p)->next)
-        if ((*p)->db == db) {
-            struct merge *m = *p;
-            *p = m->next;
-            if (!m->next)
-                a->last_merge = p;
-            return m;
-        }
-    return NULL;
 }
 
 /* Applies what was merged, in the order of the log: who sees a transaction sees those of other databases that went before it, too. */
 static void flush_all(struct apply *a)
 {
-    while (a->merges) {
-        struct merge *m = a->merges;
-        a->merges = m->next;
-        if (!a->merges)
-            a->last_merge = &a->merges;
+    for (struct merge *m; (m = merges_take_first(&a->merges));) {
         merge_apply(a, m);
-        merge_free(a, m);
+        merge_free(&a->merges, m);
     }
 }
 
 /* Applies one database's records before something that must come after them. */
 static void flush_one(struct apply *a, struct database *db)
 {
-    struct merge *m = take_merge(a, db);
+    struct merge *m = merges_take(&a->merges, db);
     if (!m)
         return;
     merge_apply(a, m);
-    merge_free(a, m);
-}
-
-static int add_to_merge(struct apply *a, struct database *db, const struct record_head *rh, const uint8_t *payload, struct err *e)
-{
-    struct ltx_header h;
-    struct ltx_trailer t;
-    struct merge *m = db->merge;
-    int rc = ltx_decode_begin_memory(a->dec, payload, rh->payload_len, &h, e);
-    if (rc)
-        return rc;
-    if (m) {
-        rc = continues(db, &h, m->max_txid, m->post, m->page_size, e);
-    } else {
-        pthread_mutex_lock(&db->lock);
-        rc = database_load(a->node->databases, db, e);
-        const struct dbstate *st = database_dbstate(db);
-        if (!rc)
-            rc = continues(db, &h, st->txid, st->checksum, st->page_size, e);
-        pthread_mutex_unlock(&db->lock);
-    }
-    if (rc)
-        return rc;
-    if (!m) {
-        m = calloc(1, sizeof *m);
-        if (!m)
-            return err_errno(e, ENOMEM, "apply");
-        *m = (struct merge){.db = db, .page_size = h.page_size, .first_lsn = rh->pos.lsn};
-        *a->last_merge = m;
-        a->last_merge = &m->next;
-        db->merge = m;
-    }
-    if (h.min_txid == 1) { /* what came before it does not matter */
-        free_pages(a, m);
-        m->page_size = h.page_size;
-        m->born = rh->pos.lsn;
-    }
-    uint32_t pgno;
-    const uint8_t *page;
-    while ((rc = ltx_decode_page(a->dec, &pgno, &page, e)) > 0) {
-        rc = merge_put(a, m, pgno, page, e);
-        if (rc)
-            return rc;
-    }
-    if (!rc)
-        rc = ltx_decode_end(a->dec, &t, e);
-    if (rc)
-        return rc;
-    m->commit = h.commit;
-    m->max_txid = h.max_txid;
-    m->post = t.post_checksum;
-    m->last_lsn = rh->pos.lsn;
-    return 0;
+    merge_free(&a->merges, m);
 }
 
 /* ---- records ---- */
@@ -500,7 +243,7 @@ static int apply_record(struct apply *a, struct database *db, const struct recor
     uint8_t small[RECORD_STATE_SIZE];
     switch (h->type) {
     case RECORD_TX:
-        return apply_one(a, db, h, payload, fd, offset, e);
+        return tx_record_apply(a->node, a->dec, db, h, payload, fd, offset, e);
     case RECORD_DROP:
         return apply_drop(a, db, h->pos.lsn, e);
     case RECORD_RENAME:
@@ -560,7 +303,7 @@ void apply_records_add(struct apply *a, const struct record_head *h, const uint8
     if (merged && merged->next)
         flush_all(a); /* another database's record lies in between */
     if (h->type == RECORD_TX && payload) {
-        rc = add_to_merge(a, db, h, payload, &e);
+        rc = merges_add(&a->merges, a->node, a->dec, db, h, payload, &e);
     } else {
         flush_all(a);
         rc = payload || !h->payload_len ? apply_record(a, db, h, payload, -1, 0, &e) : apply_from_log(a, db, h, &e);
@@ -578,7 +321,7 @@ void apply_records_hurry(struct apply *a)
 
 bool apply_records_full(const struct apply *a)
 {
-    return a->bytes >= BATCH_BYTES || a->records >= BATCH_RECORDS;
+    return a->merges.bytes >= BATCH_BYTES || a->records >= BATCH_RECORDS;
 }
 
 static bool any_waits(const struct apply *a)
@@ -616,13 +359,13 @@ static void reached(struct apply *a, struct database *db, uint64_t lsn)
 /* Applies what catch_up has merged. *at: first record that is not applied. */
 static int flush_caught_up(struct apply *a, struct database *db, uint64_t *at, struct err *e)
 {
-    struct merge *m = take_merge(a, db);
+    struct merge *m = merges_take(&a->merges, db);
     if (!m)
         return 0;
-    int rc = merge_run(a, m, e);
+    int rc = merge_run(a->node, m, e);
     if (rc)
         *at = m->first_lsn;
-    merge_free(a, m);
+    merge_free(&a->merges, m);
     return rc;
 }
 
@@ -636,9 +379,9 @@ static int catch_up_record(struct apply *a, struct database *db, const struct rl
             return err_errno(e, ENOMEM, "apply");
         if (pread(c->fd, a->payload, h->payload_len, offset) != (ssize_t)h->payload_len)
             return err_set(e, ERR_CORRUPT, "%s: a record cannot be read", db->name);
-        rc = add_to_merge(a, db, h, a->payload, e);
+        rc = merges_add(&a->merges, a->node, a->dec, db, h, a->payload, e);
         if (!rc)
-            return a->bytes >= BATCH_BYTES ? flush_caught_up(a, db, at, e) : 0;
+            return a->merges.bytes >= BATCH_BYTES ? flush_caught_up(a, db, at, e) : 0;
         struct err flushed;
         int before = flush_caught_up(a, db, at, &flushed); /* those before one that cannot be taken */
         if (before) {
@@ -768,8 +511,8 @@ int apply_each_page(struct node *n, const char *name, uint64_t from, uint64_t to
         struct ltx_source s = {.dec = dec, .fd = c.fd, .start = offset, .end = offset + h.payload_len};
         uint32_t pgno;
         const uint8_t *page;
-        rc = source_rewind(&s, e);
-        while (!rc && (rc = source_next(&s, &pgno, &page, e)) > 0)
+        rc = ltx_source_rewind(&s, e);
+        while (!rc && (rc = ltx_source_next(&s, &pgno, &page, e)) > 0)
             rc = fn(ctx, s.h.page_size, pgno, page, e);
         if (!rc)
             *commit = s.h.commit;
@@ -785,7 +528,7 @@ int apply_each_page(struct node *n, const char *name, uint64_t from, uint64_t to
 static int prepared_continues(struct apply *a, struct database *db, const struct record_head *h, int fd, int64_t offset, struct err *e)
 {
     struct ltx_source s = {.dec = a->dec, .fd = fd, .start = offset, .end = offset + h->payload_len};
-    return source_continues(a, db, &s, e);
+    return ltx_source_continues(a->node, db, &s, e);
 }
 
 static int copy_payload(struct node *n, int fd, int64_t at, uint32_t len, struct err *e)
