@@ -129,6 +129,29 @@ class Journal(EdgeTest):
                 os.unlink(a.path("other.db"))
             cluster.identical()
 
+    def test_what_its_journal_did_not_prove_is_compared_after_a_kill(self):
+        """In EXCLUSIVE only the first transaction has page 1 in its journal. One without a journal comes in between, which nothing tells of; then the replicator is
+        killed, before the last close could compare."""
+        with Cluster(2, self.passthrough) as cluster:
+            a, b = cluster.nodes
+            make(a, "x.db", "persist")
+            with a.db("x.db") as db:
+                db.execute("PRAGMA journal_mode=persist")
+                db.execute("PRAGMA locking_mode=EXCLUSIVE")
+                db.execute("UPDATE t SET k = 1 WHERE id = 1")
+                db.execute("PRAGMA journal_mode=MEMORY")
+                db.execute("PRAGMA synchronous=OFF")  # an fsync would tell
+                db.execute("UPDATE t SET k = 4711 WHERE id = 100")
+                db.execute("PRAGMA journal_mode=persist")
+                db.execute("PRAGMA synchronous=FULL")
+                before = entry(a, "x.db")["txid"]
+                db.execute("UPDATE t SET k = 3 WHERE id = 200")
+                self.assertEqual(entry(a, "x.db")["txid"], before + 1)
+                a.kill_and_wait("replicator")
+                a.wait_role("primary")
+            cluster.identical()
+            self.assertEqual(b.sql("x.db", "SELECT k FROM t WHERE id = 100"), [(4711,)])
+
     def test_persist_while_edgefs_fs_is_killed(self):
         """What edgefs-fs noted of a journal's header dies with it: such a transaction is found by comparing. None is lost, none is refused."""
         with Cluster(2, self.passthrough) as cluster:
