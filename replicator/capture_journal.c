@@ -12,6 +12,8 @@
 
 /* A database of which nothing (usable, trusted) is tracked is read whole while the application waits if it is no larger than this; a larger one is compared later. */
 #define WHOLE_MAX (16u << 20)
+/* … or than this, if the transaction has written all of it (a new database, a VACUUM that changes the page size): reading takes a fraction of that time. */
+#define WRITTEN_MAX (64u << 20)
 /* So much of what changed is copied, so that the application need not wait until it is in the log. */
 #define COPY_MAX (4u << 20)
 
@@ -233,12 +235,13 @@ static int capture(struct capture_journal *c, struct node *n, struct database *d
     tx.anew = c->end->anew && st->txid;
     tx.inode = tx.anew ? c->end->stamp.ino : 0;
     bool all = !st->txid || tx.anew || st->page_size != dh.page_size;
-    whole = all || ((whole || !h) && file.st_size <= WHOLE_MAX);
+    off_t max = h && (!h->page_count || h->page_size != dh.page_size) ? WRITTEN_MAX : WHOLE_MAX;
+    whole = all || ((whole || !h) && file.st_size <= max);
     if (!whole && !h)
         return err_set(e, ERR_GONE, "the journal of %s is gone", db->name);
     c->page_size = dh.page_size;
     int rc = 0;
-    if (all && file.st_size > WHOLE_MAX)
+    if (all && file.st_size > max)
         return err_set(e, ERR_GONE, "%s is seen for the first time, is another file now, or has another page size", db->name);
     if (!whole && h->page_size != dh.page_size)
         return err_set(e, ERR_GONE, "the journal of %s has another page size", db->name);

@@ -152,6 +152,24 @@ class Journal(EdgeTest):
             cluster.identical()
             self.assertEqual(b.sql("x.db", "SELECT k FROM t WHERE id = 100"), [(4711,)])
 
+    def test_a_transaction_that_writes_a_large_database_anew_is_captured_as_it_ends(self):
+        """Its first one, and a VACUUM that changes the page size: not left to a comparison, whose lock an application without a time-out would meet."""
+        with Cluster(2, self.passthrough) as cluster:
+            a, b = cluster.nodes
+            with a.db("t.db", timeout=0) as db:
+                db.execute("PRAGMA page_size=4096")
+                db.execute("BEGIN")
+                db.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, v)")
+                for i in range(20):
+                    db.execute("INSERT INTO t (v) VALUES (zeroblob(1000000))")
+                db.execute("COMMIT")
+                self.assertEqual(entry(a, "t.db")["txid"], 1)
+                db.execute("PRAGMA page_size=8192")
+                db.execute("VACUUM")
+                now = entry(a, "t.db")
+                self.assertEqual((now["txid"], now["page_size"]), (2, 8192))
+            cluster.identical()
+
     def test_persist_while_edgefs_fs_is_killed(self):
         """What edgefs-fs noted of a journal's header dies with it: such a transaction is found by comparing. None is lost, none is refused."""
         with Cluster(2, self.passthrough) as cluster:
