@@ -42,6 +42,34 @@ def differences(results, file, mode):
     return found, entry.get("first", {}).get("verdict", [])
 
 
+def word(results, explained, file, mode):
+    """What came out of one file in one mode, for the table by file."""
+    plain, entry = results.get(runner.PLAIN, file), results.get(mode, file)
+    if not plain or not entry:
+        return "not run"
+    now, first = differences(results, file, mode)
+    o = results.outcome(mode, file)
+    text = f"{o.passed()} / {len(o.failed())}"
+    if not now and not first:
+        return text
+    told = all(explained.covers(file, mode, t) for t in now or [f"first of two runs only: {t}" for t in first])
+    return f"{text}, {'explained' if told else 'DIFFERS'}" + ("" if now else " (once of twice)")
+
+
+def by_file(results, files, modes, markdown):
+    explained = Explained()
+    bar, edge = (" | ", "| ") if markdown else ("  ", "")
+    print(edge + bar.join(["file".ljust(28), "plain: passed / failed", *[f"{m}: passed / failed" for m in modes]]) + edge[::-1])
+    if markdown:
+        print("|" + " --- |" * (2 + len(modes)))
+    for file in files:
+        plain = results.get(runner.PLAIN, file)
+        o = results.outcome(runner.PLAIN, file) if plain else None
+        ended = " (" + plain["end"] + ")" if plain and not plain["end"].startswith("exit") else ""
+        cells = [file.ljust(28), (f"{o.passed()} / {len(o.failed())}{ended}" if plain else "not run").ljust(14)]
+        print(edge + bar.join(cells + [word(results, explained, file, m).ljust(14) for m in modes]) + edge[::-1])
+
+
 def write(suite, results, files, modes, markdown):
     """Prints it. Returns 0, or 1 if a difference is not explained."""
     explained, unexplained, known = Explained(), [], []
