@@ -15,6 +15,9 @@ import harness
 from harness import LONG, Cluster, EdgeTest, free_port, wait_until, within
 
 
+LONG_BODY = bytes(range(251)) * (16 << 12)  # 16 MiB
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -31,6 +34,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path == "/slow":
             self.server.slow.set()
             self.server.go_on.wait(20)
+        if self.path == "/long":
+            self.answer(LONG_BODY)
+            return
         self.answer(f"{self.server.name} {self.headers.get('X-Forwarded-Proto')} {self.headers.get('X-Forwarded-For')}".encode())
 
     def do_POST(self):
@@ -389,6 +395,43 @@ class Holds(EdgeTest):
                     sent += c.sock.send(block[:size - sent])
                 self.assertEqual(c.getresponse().read(), f"one took {size}".encode())
                 self.assertLess(memory(pid) - before, 4 << 20)
+
+    @within(60)
+    def test_a_long_response_is_spliced_once_the_proxy_is_short_of_processor_time(self):
+        with origin("one") as one, contextlib.ExitStack() as stack:
+            port = free_port()
+            with node(entry(port, one.at)) as n:
+                c = client(port)
+                pid = n.pid("proxy")
+
+                def pipes():
+                    found = 0
+                    for fd in os.listdir(f"/proc/{pid}/fd"):
+                        with contextlib.suppress(FileNotFoundError):
+                            found += os.readlink(f"/proc/{pid}/fd/{fd}").startswith("pipe:")
+                    return found
+
+                before = pipes()
+                core = {min(os.sched_getaffinity(0))}
+                other = stack.enter_context(subprocess.Popen(["sh", "-c", "while :; do :; done"]))
+                stack.callback(other.kill)
+                for p in (pid, other.pid):
+                    os.sched_setaffinity(p, core)
+                os.setpriority(os.PRIO_PROCESS, pid, 19)  # it gets a sixtieth of that processor …
+                with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/autogroup", "w") as f:
+                    f.write("19")  # … where sessions share it, too (sched_autogroup)
+
+                def spliced():
+                    c.request("GET", "/long")
+                    r = c.getresponse()
+                    parts, seen = [], 0
+                    while part := r.read(1 << 20):
+                        parts.append(part)
+                        seen = max(seen, pipes() - before)
+                    self.assertTrue(b"".join(parts) == LONG_BODY, "the body arrives unchanged")
+                    return seen > 0
+
+                wait_until(spliced, 40, "the body goes through a pipe")
 
     @within(40)
     def test_idle_connections_hold_little(self):
