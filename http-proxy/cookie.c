@@ -64,3 +64,10 @@ void cookie_add(struct extra *out, struct position p, bool set, bool secure)
         extra_add(out, SLICE("Set-Cookie"), (struct slice){cookie, (size_t)(end - cookie)});
     extra_add(out, SLICE("X-Write-Position"), (struct slice){text, strlen(text)});
 }
+
+void cookie_add_read(struct extra *out, struct position p)
+{
+    char text[POSITION_TEXT_MAX];
+    position_format(p, text);
+    extra_add(out, SLICE("X-Read-Position"), (struct slice){text, strlen(text)});
+}

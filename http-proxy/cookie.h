@@ -14,5 +14,7 @@ struct position cookie_position(const struct head *request, unsigned *malformed)
 
 /* Adds "X-Write-Position: E-L" and, if set, "Set-Cookie: __edge_write_pos=E-L; Path=/; Max-Age=300; SameSite=Lax; HttpOnly" (and Secure, if asked). */
 void cookie_add(struct extra *out, struct position p, bool set, bool secure);
+/* Adds "X-Read-Position: E-L". */
+void cookie_add_read(struct extra *out, struct position p);
 
 #endif

@@ -213,7 +213,9 @@ void decide_response(struct decide *d, const struct decision *decision, const st
     bool forwarded = decision->verdict == DECIDE_FORWARD;
     add_timing(decision, total_us, out);
     /* A client that has seen a later epoch than ours keeps its position: this node was primary and does not know yet that another one has taken over. */
-    if (written.epoch && !forwarded)
+    if (written.epoch && !forwarded && decision->kind == DECIDE_READ)
+        cookie_add_read(out, written);
+    else if (written.epoch && !forwarded)
         cookie_add(out, written, decision->brought_epoch <= written.epoch, d->app->tls.certificate != NULL);
     bool routed = response && head_find_name(response, "x-routed-to"); /* the other proxy has said more */
     if (forwarded && !routed)

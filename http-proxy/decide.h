@@ -68,8 +68,9 @@ void decide_request(struct decide *d, const struct head *request, unsigned hop, 
 /* Something happened to it; out is changed to what comes next. */
 void decide_again(struct decide *d, const struct head *request, enum decide_event event, struct decision *out);
 
-/* Fields for the response to the client. response: NULL if the proxy answers itself. written: what capture said (epoch 0: nothing to say).
- * total_us: since the request was decided. Adds Server-Timing, Set-Cookie, X-Write-Position, X-Routed-To, X-Reason, X-Edge-…, Retry-After.
+/* Fields for the response to the client. response: NULL if the proxy answers itself. written: what capture said after a write, or a
+ * read with X-Read-After-Position (epoch 0: nothing to say).
+ * total_us: since the request was decided. Adds Server-Timing, Set-Cookie, X-Write-Position, X-Read-Position, X-Routed-To, X-Reason, X-Edge-…, Retry-After.
  * If the response comes from another proxy of the cluster (verdict FORWARD), its own fields are passed on by the engine and not added again. */
 void decide_response(struct decide *d, const struct decision *decision, const struct head *response, struct position written,
                      uint64_t total_us, struct extra *out);

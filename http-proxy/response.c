@@ -206,13 +206,18 @@ static void final_head(struct exchange *ex)
     ex->want_close = ex->want_close || f->body.kind == HEAD_BODY_TO_EOF || f->body.decode || !ex->request_sent || ex->c->e->draining;
     if (ex->flight && !cache_flight_head(ex->flight, &ex->resp))
         ex->flight = NULL;
-    if (ex->forwarded || ex->decision.kind != DECIDE_WRITE) {
+    bool write = ex->decision.kind == DECIDE_WRITE;
+    /* A reader that says after what it reads wants to read on from here, on any node: it is told what this covers. */
+    bool reader = ex->decision.kind == DECIDE_READ && head_find(&ex->req, HEAD_X_READ_AFTER_POSITION);
+    if (ex->forwarded || !(write || reader)) {
         if (send_head(ex))
             relay(ex);
         return;
     }
-    decide_wrote(ex->app->decide, ex->head_us - ex->sent_us);
-    degrade_write_end(ex->c->e->degrade, &ex->slow);
+    if (write) {
+        decide_wrote(ex->app->decide, ex->head_us - ex->sent_us);
+        degrade_write_end(ex->c->e->degrade, &ex->slow);
+    }
     ex->state = EX_CAPTURE;
     ex->parked_us = ex->head_us;
     ex->wait.done = captured;

@@ -9,6 +9,8 @@ one path in it, the *main line*, and the last transaction that a read saw names 
   torn         each read saw the state that the transactions up to its last one make: registers, counter, lists, rows, pads; and files are sound
   backwards    who reads on a node what is on the main line never finds less there afterwards (so each session has monotonic reads); an acknowledged write counts as read
   own writes   a session finds what it wrote, wherever it asks; unless it lost the failover, or the answer says that it is stale
+  monotonic    a session that brings the position of what it read (m) never reads less afterwards, on whichever node, of what is on the main line; but an answer
+               that says that it is stale
   order        a note that is seen in two.db names a transaction that is seen in one.db afterwards
   real time    a write that began after another was acknowledged comes after it
   identical    all nodes hold the same in the end
@@ -17,7 +19,7 @@ Events (dictionaries; times from one monotonic clock):
   {"e": "try", "db", "op", "n", "parent", "t", "kind", "key" or "ref"}      the application is about to commit
   {"e": "call", "op", "s", "t0"}                                            a client asks for a write …
   {"e": "write", "op", "db", "s", "t0", "t1", "r", "node"}                  … and what became of it: ok, fail (refused), abort (rolled back, as asked), info (not known)
-  {"e": "read", "s", "node", "t0", "t1", "stale", "at"}                     at: what Store.read returned
+  {"e": "read", "s", "node", "t0", "t1", "stale", "m", "at"}                at: what Store.read returned
 """
 import bisect
 import zlib
@@ -144,6 +146,7 @@ class Checker:
         good = [r for r in self.reads if self.check_read(r)]
         self.check_backwards(good)
         self.check_own_writes(good)
+        self.check_monotonic(good)
         self.check_real_time()
         return self.problems
 
@@ -240,6 +243,18 @@ class Checker:
                         self.problems.append(f"own writes: {r['s']} wrote {op} (place {place} of {name}) until {t1:.3f}, and saw only {self.seen(name, r)} on "
                                              f"{r['node']} from {r['t0']:.3f} on")
                         break
+
+    def check_monotonic(self, reads):
+        for name in DATABASES:
+            best = {}  # session: (place, t1, node) of the most that it has read
+            for r in sorted((r for r in reads if r.get("m")), key=lambda r: r["t0"]):
+                place = self.seen(name, r)
+                most = best.get(r["s"])
+                if most and place < most[0] and not r["stale"]:
+                    self.problems.append(f"monotonic: {r['s']} saw {name} at place {most[0]} on {most[2]} until {most[1]:.3f}, and at {place} on {r['node']} from "
+                                         f"{r['t0']:.3f} on")
+                if not most or place > most[0]:
+                    best[r["s"]] = (place, r["t1"], r["node"])
 
     def check_real_time(self):
         for name in DATABASES:

@@ -4,7 +4,7 @@
   station.py --name a --mount DIR --trail FILE --stop FILE --seed N --listen PORT --direct K --proxied K --urls '{"a": "10.…:8080", …}' [--full]
 
 --listen: an HTTP application over the databases of DIR (GET / reads, POST / writes). --direct: sessions on the mount itself.
---proxied: sessions through the proxies of --urls, with the position as a cookie; half of them always at the first one. Ends when --stop exists."""
+--proxied: sessions through the proxies of --urls, with the position as a cookie; half of them always at the first one, most of the others with the position of what they read, too. Ends when --stop exists."""
 import argparse
 import http.client
 import http.server
@@ -106,7 +106,7 @@ class Station:
 
     # ---- sessions ----
 
-    def session(self, name, rng, write, note, read):
+    def session(self, name, rng, write, note, read, monotonic=False):
         """write(op, kind, key, rollback) and note(op, ref) return the node, read() → (node, stale, what was seen); Refused, Unknown."""
         count = 0
         while not self.stopping():
@@ -120,7 +120,7 @@ class Station:
                 except (Refused, Unknown):
                     time.sleep(PAUSE)
                     continue
-                self.trail.note(e="read", s=name, node=node, t0=start, t1=time.monotonic(), stale=stale, at=at)
+                self.trail.note(e="read", s=name, node=node, t0=start, t1=time.monotonic(), stale=stale, m=monotonic, at=at)
                 continue
             kind, key = choose(rng)
             rollback = rng.random() < 0.05
@@ -159,8 +159,8 @@ class Station:
 
         self.session(name, rng, write, note, read)
 
-    def proxied(self, name, rng, roams):
-        state = {"position": None, "connections": {}}
+    def proxied(self, name, rng, roams, monotonic):
+        state = {"position": None, "seen": (1, 0), "connections": {}}
 
         def ask(method, body=None):
             where = rng.choice(sorted(self.urls)) if roams else self.name
@@ -169,6 +169,8 @@ class Station:
                 conn = state["connections"][where] = http.client.HTTPConnection(self.urls[where], timeout=3)
             try:
                 fields = {"Cookie": f"{POSITION}={state['position']}"} if state["position"] else {}
+                if monotonic:
+                    fields["X-Read-After-Position"] = "{}-{}".format(*state["seen"])
                 conn.request(method, "/", json.dumps(body).encode() if body else None, fields)
                 response = conn.getresponse()
                 data = response.read()
@@ -179,6 +181,8 @@ class Station:
             for field, value in response.getheaders():
                 if field.lower() == "set-cookie" and value.startswith(POSITION + "="):
                     state["position"] = value.split(";")[0].partition("=")[2]
+                if field.lower() in ("x-read-position", "x-write-position"):
+                    state["seen"] = max(state["seen"], tuple(int(v) for v in value.split("-")))
             if response.status != 200:
                 try:
                     refused = json.loads(data).get("refused")
@@ -198,7 +202,7 @@ class Station:
             answer, stale = ask("GET")
             return answer["node"], stale, answer["at"]
 
-        self.session(name, rng, write, note, read)
+        self.session(name, rng, write, note, read, monotonic)
 
     def run(self):
         threads = []
@@ -210,7 +214,8 @@ class Station:
             for i in range(count):
                 name = f"{self.name}{kind[0]}{i}-{self.life}"
                 rng = random.Random(f"{self.args.seed}-{self.name}{kind}{i}")
-                args = (name, rng) if kind == "direct" else (name, rng, i % 2 == 1 or self.name not in self.urls)
+                roams = i % 2 == 1 or self.name not in self.urls
+                args = (name, rng) if kind == "direct" else (name, rng, roams, roams and (i % 2 == 0 or self.name in "ab"))
                 threads.append(threading.Thread(target=getattr(self, kind), args=args, daemon=True))
         for t in threads:
             t.start()

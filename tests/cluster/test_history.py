@@ -51,11 +51,11 @@ class Story:
                 "registers": {key: op for op, kind, key in path if kind == "set"}, "lists": {k: [len(v), crc(v)] for k, v in lists.items()},
                 "pads": [ops[-1]] * history.PADS if ops else [], "whole": True}
 
-    def read(self, s="s", node="a", upto=None, notes=None, path=None, stale=False):
+    def read(self, s="s", node="a", upto=None, notes=None, path=None, stale=False, m=False):
         t0 = self.tick()
         path = (self.line if path is None else path)[:upto]
         seen = self.notes[:notes]
-        event = {"e": "read", "s": s, "node": node, "t0": t0, "t1": self.tick(), "stale": stale,
+        event = {"e": "read", "s": s, "node": node, "t0": t0, "t1": self.tick(), "stale": stale, "m": m,
                  "at": {"two": [len(seen), *(seen[-1] if seen else ("", ""))], "one": self.observation(path)}}
         self.events.append(event)
         return event
@@ -207,6 +207,18 @@ class HistoryChecker(unittest.TestCase):
         story = usual()
         story.events.append({"e": "try", "db": "one.db", "op": "w2", "n": 3, "parent": "w3", "kind": "add", "key": "c"})
         self.assertIn("twice", {p.split(":")[0] for p in story.check()})
+
+    def test_a_session_that_brings_its_position_reads_less_on_another_node(self):
+        story = Story()
+        for i in range(3):
+            story.write(f"s.{i}")
+        story.read("q", "a", m=True)
+        story.read("q", "b", upto=2, m=True)
+        self.rejects(story, "monotonic")
+        for change in ({"m": False}, {"stale": True}, {"s": "r"}):
+            again = copy.deepcopy(story)
+            again.events[-1].update(change)
+            self.assertEqual(again.check(), [], change)
 
     def test_reads_that_go_backwards_on_a_node(self):
         story = usual()

@@ -177,6 +177,32 @@ class ProxyPositions(EdgeTest):
             self.assertEqual((r.status, r.how), (200, "local"), r)
 
     @within(60)
+    def test_a_reader_that_brings_what_it_was_given_never_reads_less_on_another_node(self):
+        with proxied(2) as cluster, Client(cluster.ports["web"]) as writer, Client(cluster.ports["web"]) as reader:
+            b = cluster.nodes[1]
+            writer.put(0, "k", "0")
+            self.assertEqual(writer.get(1, "k").body, "0")
+            stopped = b.pid("replicator")
+            os.kill(stopped, signal.SIGSTOP)
+            try:
+                writer.put(0, "k", "1")
+                first = reader.get(0, "k", {"X-Read-After-Position": "1-0"})
+                self.assertEqual((first.body, first.cookie, first.position), ("1", None, None), first)
+                seen = first.headers["X-Read-Position"]
+                self.assertEqual(reader.get(1, "k").body, "0", "without a position: what is there")
+                r = reader.get(1, "k", {"X-Read-After-Position": seen})
+                self.assertEqual((r.body, r.how), ("1", "forwarded"), r)
+                self.assertEqual(len(r.headers.get_all("X-Read-Position")), 1, r)
+            finally:
+                os.kill(stopped, signal.SIGCONT)
+            wait_until(lambda: reader.get(1, "k", {"X-Read-After-Position": seen}).how == "local", 30, "the replica is up to date again")
+            r = reader.get(1, "k", {"X-Read-After-Position": seen})  # and what is read there is not more than what its position covers
+            self.assertEqual(r.body, "1", r)
+            number = [tuple(int(v) for v in p.split("-")) for p in (seen, r.headers["X-Read-Position"])]
+            self.assertGreaterEqual(number[1], number[0])
+            self.assertNotIn("X-Read-Position", reader.get(1, "k").headers, "nobody who does not ask pays for it")
+
+    @within(60)
     def test_a_replica_that_is_behind_is_waited_for_and_then_the_primary_answers(self):
         with proxied(2, patient="max-wait: 30s") as cluster, Client(cluster.ports["web"]) as client, Client(cluster.ports["patient"]) as patient:
             a, b = cluster.nodes
