@@ -265,6 +265,8 @@ static int open_for_applications(struct node *n, struct database *db, bool *pati
     bool opened = db->apply && db->apply->open, replica = node_role(n) == NODE_REPLICA;
     if (db->state == DATABASE_OTHER)
         return 0;
+    if (db->doubtful)
+        return err_set(e, ERR_AGAIN_LATER, "it may hold a transaction that is not the cluster's: waiting for the primary");
     *patient = replica && !opened && (db->spoilt || apply_spoilt(n, db));
     if (*patient)
         return err_set(e, ERR_AGAIN_LATER, "%s is damaged: waiting for an image", db->name);

@@ -490,6 +490,7 @@ void database_forget(struct databases *d, struct database *db, uint64_t lsn)
     sums_remove(d->sums_dirfd, db->name);
     remember(db, &(struct database_past){.lsn = lsn, .first = lsn});
     database_set_pending(d, db, 0);
+    db->doubtful = false;
     database_mark(db, DATABASE_ABSENT, NULL);
 }
 

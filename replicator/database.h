@@ -52,6 +52,8 @@ struct database {
     bool touched;        /* its sidecar may have been written since the process started */
     bool spoilt;         /* replica: somebody else has written its file: nobody is to open it before an image has come */
     bool stray;          /* replica: written by somebody else than replication, which is to be kept before anything is written over it: stray.h */
+    bool doubtful;       /* commits of this database wait for replicas, and it may hold one that is not the cluster's: this node was primary when it ended
+                          * (takeover_doubt), or it is a stray's. Nobody opens it before that is known */
     bool apps_open;      /* applications have it open, as edgefs-fs last said */
     uint64_t pending;    /* replica: LSN of the first record that is in the log and not applied here; 0: none. database_set_pending */
     uint64_t prepared;   /* LSN of a PREPARE record that nothing in the log has superseded or aborted yet; 0: none */

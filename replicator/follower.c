@@ -14,6 +14,7 @@
 #include "replicator/position_server.h"
 #include "replicator/quarantine.h"
 #include "replicator/stream_server.h"
+#include "replicator/takeover.h"
 #include "replicator/upstream.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -296,7 +297,8 @@ static int on_control(struct follower *f, struct err *e)
         f->server_lsn = f->h.pos.lsn;
         atomic_store(&f->node->upstream_lsn, f->server_lsn);
         rc = learn_place(f, o, e); /* a primary's has no payload */
-        if (!rc && o && f->first_frame) {
+        if (!rc && o && f->first_frame) { /* it continues our log */
+            takeover_doubt(f->node, false);
             rc = adopt_epochs(f, json_object_get(o, "epochs"), e);
             node_warn(f->node, NULL);
         }

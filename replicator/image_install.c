@@ -211,7 +211,7 @@ int image_install(struct fetch *f, struct err *e)
         return rc;
     pthread_mutex_lock(&db->lock);
     db->damaged = 0;
-    db->spoilt = false;
+    db->spoilt = db->doubtful = false;
     database_set_pending(n->databases, db, f->end.lsn + 1);
     database_mark(db, DATABASE_WAITING, "its image is in place; the log since then is being applied");
     pthread_mutex_unlock(&db->lock);

@@ -207,6 +207,9 @@ static int mark_replica(void *ctx, struct database *db)
     st = database_dbstate(db);
     pthread_mutex_lock(&db->lock);
     if (db->stray) {
+        /* Before it was replaced it is read only if that takes long, and with synchronous commit not at all. */
+        db->doubtful = config_sync_replicas(n->config, db->name) > 0;
+        db->spoilt = true;
         database_set_pending(n->databases, db, st->lsn + 1);
         database_mark(db, DATABASE_IMAGE, "somebody else has written it: that is kept in quarantine, then it waits for an image");
     } else if (st->needs_image || (st->torn && !db->pending) || (!st->txid && known && !db->pending)) {
@@ -312,6 +315,7 @@ int startup_role(struct node *n, struct err *e)
         /* It was primary when it ended, and applications may have committed what is not captured yet. That goes into the log, in the old epoch, before
          * anything of the new primary is applied over it. */
         sequencer_set_epoch(n->sequencer, MAX(epochs_current(n->epochs).epoch, rlog_last(n->rlog).epoch));
+        takeover_doubt(n, true);
         atomic_store(&n->role, NODE_HANDING_OVER);
         rc = 0;
     } else {

@@ -52,10 +52,35 @@ static int unfence_one(void *ctx, struct database *db)
     pthread_mutex_lock(&db->sqlite);
     pthread_mutex_lock(&db->lock);
     apply_file_close(ctx, db);
+    db->doubtful = false;
     fence_drop_left(ctx, db); /* of a predecessor that was killed: this process has not opened the database since */
     pthread_mutex_unlock(&db->lock);
     pthread_mutex_unlock(&db->sqlite);
     return 0;
+}
+
+struct doubting {
+    const struct config *config;
+    bool doubt;
+};
+
+static int doubt_one(void *ctx, struct database *db)
+{
+    const struct doubting *d = ctx;
+    pthread_mutex_lock(&db->lock);
+    if (!d->doubt)
+        db->doubtful = db->doubtful && db->state == DATABASE_IMAGE; /* a stray's (stray.h): that the log goes on says nothing of it */
+    else
+        db->doubtful = database_dbstate(db)->txid && config_sync_replicas(d->config, db->name);
+    pthread_mutex_unlock(&db->lock);
+    return 0;
+}
+
+void takeover_doubt(struct node *n, bool doubt)
+{
+    struct doubting d = {n->config, doubt};
+    if (config_sync_most(n->config))
+        databases_each(n->databases, doubt_one, &d);
 }
 
 static int notice_one(void *ctx, struct database *db)

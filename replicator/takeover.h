@@ -29,4 +29,9 @@ int takeover_fence(struct node *n, uint64_t deadline_ns, struct err *e);
 /* From handing-over (fenced) to replica of name (at url; both "" if nobody is known), which took over with this epoch (0: not known). */
 void takeover_follow(struct node *n, const char *name, const char *url, uint64_t epoch);
 
+/* With synchronous commit a transaction is visible to nobody before replicas have it. But one that lies in a WAL when all programs are killed is recovered by whoever opens
+ * the database next. So a node that was primary, and starts as something else, lets nobody open these databases (true) until it is known to go on in the cluster's
+ * history: it is primary again, a stream continues its log (false), or an image has come. Never waits for edgefs-fs. */
+void takeover_doubt(struct node *n, bool doubt);
+
 #endif

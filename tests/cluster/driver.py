@@ -28,7 +28,12 @@ import quarantine  # noqa: E402
 import store  # noqa: E402
 
 FAULT_SECONDS = 4.5
+SYNCHRONOUS_EVERY = 5  # each so many seeds one whose commits wait for a replica
 SCHEDULE_SECONDS = 150  # for one schedule, everything included
+
+
+def synchronous_of(args, seed):
+    return int(seed % SYNCHRONOUS_EVERY == 0) if args.synchronous is None else args.synchronous
 
 
 def plan(rng, faults=nemesis.FAULTS):
@@ -88,7 +93,7 @@ class Schedule:
         rng = random.Random(f"cluster-{self.seed}")
         settings = {"members": rng.choice((1, 1, 3)), "second_mode": rng.choice(("wal", "wal", "delete")), "passthrough": rng.random() < 0.8,
                     "small_disks": rng.choice(("", "a", "b", "abc"))}
-        self.say(f"seed {self.seed}: {settings}")
+        self.say(f"seed {self.seed}: {settings}, sync-replicas {self.synchronous}")
         try:
             with worlds.World(seed=self.seed, synchronous=self.synchronous, **settings) as world:
                 self.say(f"ready after {time.monotonic() - began:.1f} s")
@@ -157,7 +162,7 @@ class Schedule:
 
 def one(args):
     faults = tuple(getattr(nemesis, name) for name in args.faults.split(",")) if args.faults else nemesis.FAULTS
-    schedule = Schedule(args.seed, args.synchronous, faults)
+    schedule = Schedule(args.seed, synchronous_of(args, args.seed), faults)
     good = schedule.run()
     print("\n".join(schedule.lines + schedule.problems[:20]), flush=True)
     print("ok" if good else f"FAIL seed {args.seed}", flush=True)
@@ -176,7 +181,7 @@ def many(args):
                 if not todo:
                     return
                 seed = todo.pop(0)
-            argv = [sys.executable, os.path.abspath(__file__), "--seed", str(seed), "--synchronous", str(args.synchronous), "--faults", args.faults]
+            argv = [sys.executable, os.path.abspath(__file__), "--seed", str(seed), "--synchronous", str(synchronous_of(args, seed)), "--faults", args.faults]
             with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as p:
                 try:
                     out = p.communicate(timeout=SCHEDULE_SECONDS)[0]
@@ -207,7 +212,8 @@ def main():
     p.add_argument("--first", type=int, default=int(env("CLUSTER_FIRST") or (random.SystemRandom().randrange(1 << 30) if long else 1)))
     p.add_argument("--schedules", type=int, default=int(env("CLUSTER_SCHEDULES", "50")))
     p.add_argument("--jobs", type=int, default=int(env("CLUSTER_JOBS", "4")))
-    p.add_argument("--synchronous", type=int, default=int(env("CLUSTER_SYNCHRONOUS", "0")), help="sync-replicas")
+    p.add_argument("--synchronous", type=int, default=int(env("CLUSTER_SYNCHRONOUS")) if env("CLUSTER_SYNCHRONOUS") else None,
+                   help=f"sync-replicas (else 1 for each {SYNCHRONOUS_EVERY}th seed, and 0)")
     p.add_argument("--faults", default="", help="only these functions of nemesis.py, separated by commas")
     args = p.parse_args()
     if os.geteuid() != 0:

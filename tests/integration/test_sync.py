@@ -276,6 +276,38 @@ class SyncStates(EdgeTest):
                 cluster.identical()
 
 
+    def test_what_nobody_was_told_of_is_not_seen_on_the_old_primary_either(self):
+        """It lies in the WAL when all is killed, and would be recovered there by whoever opens the database first."""
+        with Cluster(2, extra=sync()) as cluster:
+            a, b = cluster.nodes
+            harness.make_load_db(a)
+            wait_until(lambda: b.databases() and count(b) == 0, 20, "b has the database")
+            b.stop()
+            with Session(a.path("load.db")) as writer:
+                writer.sql("PRAGMA synchronous=FULL")
+                writer.send("INSERT INTO t (w, s) VALUES (1, 0)")
+                wait_until(lambda: a.metric("edgefs_sync_waiting") == 1, 20, "it waits")
+                a.kill("replicator", signal.SIGSTOP)  # that is: it says nothing of the writer's end
+                a.kill_all()
+            b.extra = b.extra.replace("sync-replicas: 1", "sync-replicas: 0")
+            b.write_config()
+            b.start()
+            harness.ctl(b, "promote", "b", "--force", "--yes")
+            b.wait_role("primary")
+            b.sql("load.db", "INSERT INTO t (w, s) VALUES (2, 0)")
+            a.start()
+
+            def whole():
+                seen = set()
+                with contextlib.suppress(sqlite3.Error):
+                    seen = set(a.sql("load.db", "SELECT w, s FROM t"))
+                self.assertLessEqual(seen, {(2, 0)}, "what the cluster does not have")
+                return seen
+
+            wait_until(whole, 30, "a has what b has")
+            cluster.identical()
+
+
 class SyncFailover(EdgeTest):
     @within(90)
     def test_no_acknowledged_commit_is_lost_with_the_primary(self):
