@@ -99,3 +99,15 @@ bool lease_still_ours(struct node *n)
     }
     return true;
 }
+
+uint64_t lease_next_epoch(const struct node *n, const char *name, uint64_t known)
+{
+    const struct config *c = n->config;
+    if (n->lease || !config_node(c, name))
+        return known + 1;
+    uint64_t nodes = (uint64_t)c->n_nodes, before = 0;
+    for (int i = 0; i < c->n_nodes; i++)
+        before += strcmp(c->nodes[i].name, name) < 0;
+    /* Epoch e is of the node with (e - 1) % nodes others before it. */
+    return known + 1 + (before + nodes - known % nodes) % nodes;
+}

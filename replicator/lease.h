@@ -19,4 +19,9 @@ bool lease_still_ours(struct node *n);
  * *ending says that it has begun. The neighbours' thread. */
 void lease_give_way(struct node *n, const char *url, bool *ending);
 
+/* The number of the epoch that node name begins, above all that is known. With the static lease, where nobody hands out numbers, each of the configured nodes has
+ * its own: of N nodes the one whose name is the Kth in order takes K, K + N, K + 2 N, … So two that are promoted by force without knowing of each other never begin the same
+ * epoch: of two different ones the later counts, and what the other one has goes into quarantine. */
+uint64_t lease_next_epoch(const struct node *n, const char *name, uint64_t known);
+
 #endif

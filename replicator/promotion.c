@@ -142,7 +142,7 @@ static int hand_over(struct promotion *p)
         rc = fail(p, 409, "%s refused: %.300s", p->target, why ? why : "no reason given");
     } else {
         rc = find_out(p) ? 0 : fail(p, 504, "%s did not take over: %.300s", p->target, rc ? e.text : "it answered with an error");
-        p->result.pos = (struct position){last.epoch + 1, last.lsn + 1};
+        p->result.pos = (struct position){lease_next_epoch(p->n, p->target, last.epoch), last.lsn + 1};
     }
     json_decref(answer);
     return rc;
@@ -368,7 +368,7 @@ static void accept_quiesced(void *ctx)
         refuse(a, 409, "this hand-over was cancelled");
         return;
     }
-    uint64_t epoch = a->from.epoch + 1, lsn = 0;
+    uint64_t epoch = lease_next_epoch(n, n->config->node, a->from.epoch), lsn = 0;
     if (n->lease && !lease_etcd_is_ours(n->lease)) {
         a->status = 409;
         err_set(&a->e, ERR_AGAIN_LATER, "etcd does not say that the lease is this node's");

@@ -1,6 +1,7 @@
 #include "lib/log.h"
 #include "lib/util.h"
 #include "replicator/discover.h"
+#include "replicator/lease.h"
 #include "replicator/lease_etcd.h"
 #include "replicator/promotion.h"
 #include "replicator/takeover.h"
@@ -69,7 +70,7 @@ void promotion_force(struct node *n, bool yes, struct promotion_result *r)
         return;
     }
     log_warn("promotion", "forced: this node takes over at LSN %" PRIu64 " without the old primary", rlog_last(n->rlog).lsn);
-    if (n->lease ? lease_etcd_force(n->lease, &r->pos, &e) : takeover_run(n, s.epoch + 1, &r->pos, &e)) {
+    if (n->lease ? lease_etcd_force(n->lease, &r->pos, &e) : takeover_run(n, lease_next_epoch(n, n->config->node, s.epoch), &r->pos, &e)) {
         r->status = 409;
         snprintf(r->text, sizeof r->text, "%s", e.text);
         return;

@@ -304,7 +304,7 @@ int startup_role(struct node *n, struct err *e)
         /* The log may have lost a tail that replicas have: they must not take what is written now for its continuation. */
         uint64_t lsn;
         rc = n->crashed || !epochs_current(n->epochs).epoch
-                 ? takeover_begin_epoch(n, MAX(epochs_current(n->epochs).epoch, rlog_last(n->rlog).epoch) + 1, &lsn, e)
+                 ? takeover_begin_epoch(n, lease_next_epoch(n, n->config->node, MAX(epochs_current(n->epochs).epoch, rlog_last(n->rlog).epoch)), &lsn, e)
                  : 0;
         sequencer_set_epoch(n->sequencer, MAX(epochs_current(n->epochs).epoch, rlog_last(n->rlog).epoch));
         if (!rc && config_sync_most(n->config))

@@ -81,6 +81,34 @@ class Split(EdgeTest):
                     os.kill(pid, signal.SIGCONT)
                 self.one_history(cluster, old, new, names)
 
+    @within(120)
+    def test_two_replicas_promoted_by_force_that_do_not_know_of_each_other(self):
+        """A static lease, the primary dead: both go on from the same transaction, and begin different epochs."""
+        with Cluster(3) as cluster:
+            dead, one, two = cluster.nodes
+            names = self.databases(cluster, dead, "wal")
+            dead.kill_all()
+            pid = two.kill("replicator", signal.SIGSTOP)
+            try:
+                harness.ctl(one, "promote", one.name, "--force", "--yes")
+                for i in range(10):
+                    for name in names:
+                        one.sql(name, "INSERT INTO t (w, s) VALUES (1, ?)", (100 + i,))
+                first = one.status()["epoch"]
+                other = one.kill("replicator", signal.SIGSTOP)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            try:
+                harness.ctl(two, "promote", two.name, "--force", "--yes")
+                for i in range(10):
+                    for name in names:
+                        two.sql(name, "INSERT INTO t (w, s) VALUES (2, ?)", (200 + i,))
+            finally:
+                os.kill(other, signal.SIGCONT)
+            self.assertGreater(two.status()["epoch"], first)
+            dead.start()
+            self.one_history(cluster, one, two, names)
+
     @within(150 + PAUSE)
     def test_a_primary_that_is_paused_for_long(self):
         """All programs of the primary stopped for much longer than the lease, then continued: it follows, and nothing of the new history is lost."""
