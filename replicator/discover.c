@@ -63,22 +63,26 @@ static void consider(struct node *n, const char *url, struct discovered *best)
         *best = d;
 }
 
-bool discover_primary(struct node *n)
+bool discover_primary(struct node *n, struct discovered *best)
 {
-    struct discovered best = {0};
     char name[128], url[256];
+    *best = (struct discovered){0};
     node_primary(n, name, url);
-    consider(n, url, &best);
+    consider(n, url, best);
     for (int i = 0; i < n->config->n_nodes; i++)
         if (strcmp(n->config->nodes[i].url, url) != 0)
-            consider(n, n->config->nodes[i].url, &best);
-    if (!best.reached)
-        return false;
-    if (strcmp(best.node, name) || strcmp(best.url, url)) {
-        log_info("discover", "%s (%s) is primary, epoch %llu", best.node, best.url, (unsigned long long)best.pos.epoch);
-        node_set_primary(n, best.node, best.url);
-        lease_save(n);
-        hooks_send_role(n->hooks);
-    }
-    return true;
+            consider(n, n->config->nodes[i].url, best);
+    return best->reached;
+}
+
+void discover_believe(struct node *n, const struct discovered *d)
+{
+    char name[128], url[256];
+    node_primary(n, name, url);
+    if (!strcmp(d->node, name) && !strcmp(d->url, url))
+        return;
+    log_info("discover", "%s (%s) is primary, epoch %llu", d->node, d->url, (unsigned long long)d->pos.epoch);
+    node_set_primary(n, d->node, d->url);
+    lease_save(n);
+    hooks_send_role(n->hooks);
 }

@@ -549,6 +549,18 @@ static bool is_primary_url(struct node *n, const char *url)
     return !*primary || !strcmp(url, primary);
 }
 
+/* Who is primary? The answers take a while, and this node may become primary meanwhile (promoted by force): with `work` it does not. */
+static void ask_around(struct follower *f)
+{
+    struct discovered d;
+    if (!discover_primary(f->node, &d))
+        return;
+    pthread_mutex_lock(&f->work);
+    if (node_role(f->node) == NODE_REPLICA)
+        discover_believe(f->node, &d);
+    pthread_mutex_unlock(&f->work);
+}
+
 static void *run(void *arg)
 {
     struct follower *f = arg;
@@ -590,7 +602,7 @@ static void *run(void *arg)
         log_info("follower", "%s; trying again in %u ms", e.text, wait);
         node_warn(f->node, "not connected to a primary: %s", e.text);
         if (is_primary_url(f->node, f->url)) /* otherwise the primary is the one to go to now */
-            discover_primary(f->node);
+            ask_around(f);
         if (!pause_for(f, wait))
             return NULL;
         wait = MIN(wait * 2, RETRY_MAX_MS);

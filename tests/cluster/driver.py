@@ -28,6 +28,7 @@ import quarantine  # noqa: E402
 import store  # noqa: E402
 
 FAULT_SECONDS = 4.5
+LASTS = (0.3, 1, 2.8, 3.5, *((30,) if harness.LONG else ()))  # seconds that a fault may last
 SYNCHRONOUS_EVERY = 5  # each so many seeds one whose commits wait for a replica
 SCHEDULE_SECONDS = 150  # for one schedule, everything included
 
@@ -38,7 +39,7 @@ def synchronous_of(args, seed):
 
 def plan(rng, faults=nemesis.FAULTS):
     """[(second, "begin" or a number, fault)]: one to four faults that may overlap. Some outlast the lease, some do not."""
-    return sorted(((round(rng.uniform(0, FAULT_SECONDS * 0.6), 2), round(rng.choice((0.3, 1, 2.8, 3.5)), 2), rng.choice(faults))
+    return sorted(((round(rng.uniform(0, FAULT_SECONDS * 0.6), 2), round(rng.choice(LASTS), 2), rng.choice(faults))
                    for _ in range(rng.randint(1, 4))), key=lambda p: p[:2])
 
 
@@ -129,7 +130,7 @@ class Schedule:
             return len(readers) == 4 * len(world.nodes) + 2 and any(s[1] == "d" for s in writers) and sum(s[1] == "p" for s in writers) >= 4
 
         world.wait_primary()
-        harness.wait_until(works, worlds.HEAL_SECONDS, lambda: f"every session reads again, and enough write: {sorted(readers)}; {sorted(writers)}")
+        harness.wait_until(works, worlds.HEAL_SECONDS, lambda: f"every session reads again, and enough write: {sorted(readers)}; {sorted(writers)}; {world.stations()}")
 
     def judge(self, world):
         events = world.events()

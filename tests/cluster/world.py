@@ -197,6 +197,12 @@ class World:
             process.kill()
             process.wait()
 
+    def stations(self):
+        """What became of them, for whoever wonders why their sessions say nothing."""
+        with open(os.path.join(self.cluster.tmp, "stations.log")) as f:
+            log = f.read()
+        return f"{ {n.name: n.station and n.station.poll() for n in self.nodes} } {log[-2000:]}"
+
     def events(self):
         return [e for t in self.trails if os.path.exists(t) for e in store.read_trail(t)]
 
