@@ -88,23 +88,19 @@ class Split(EdgeTest):
             dead, one, two = cluster.nodes
             names = self.databases(cluster, dead, "wal")
             dead.kill_all()
-            pid = two.kill("replicator", signal.SIGSTOP)
-            try:
-                harness.ctl(one, "promote", one.name, "--force", "--yes")
-                for i in range(10):
-                    for name in names:
-                        one.sql(name, "INSERT INTO t (w, s) VALUES (1, ?)", (100 + i,))
-                first = one.status()["epoch"]
-                other = one.kill("replicator", signal.SIGSTOP)
-            finally:
-                os.kill(pid, signal.SIGCONT)
-            try:
-                harness.ctl(two, "promote", two.name, "--force", "--yes")
-                for i in range(10):
-                    for name in names:
-                        two.sql(name, "INSERT INTO t (w, s) VALUES (2, ?)", (200 + i,))
-            finally:
-                os.kill(other, signal.SIGCONT)
+            two.kill_all()
+            harness.ctl(one, "promote", one.name, "--force", "--yes")
+            first = one.status()["epoch"]
+            for i in range(10):
+                for name in names:
+                    one.sql(name, "INSERT INTO t (w, s) VALUES (1, ?)", (100 + i,))
+            one.kill_all()
+            two.start()
+            harness.ctl(two, "promote", two.name, "--force", "--yes")
+            for i in range(10):
+                for name in names:
+                    two.sql(name, "INSERT INTO t (w, s) VALUES (2, ?)", (200 + i,))
+            one.start()
             self.assertGreater(two.status()["epoch"], first)
             dead.start()
             self.one_history(cluster, one, two, names)
