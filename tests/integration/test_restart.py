@@ -42,8 +42,7 @@ class Restart(EdgeTest):
 
     def read(self, node, names):
         for name in names:
-            with Session(node.path(name)) as db:
-                self.assertEqual(db.sql("SELECT count(*) FROM t"), [(10,)])
+            self.assertEqual(node.sql(name, "SELECT count(*) FROM t"), [(10,)])
 
     @within(90)
     def test_who_only_reads_while_no_replicator_is_there_costs_no_comparison(self):
@@ -68,15 +67,12 @@ class Restart(EdgeTest):
             self.assertEqual(compared(a), 0)
             self.without_replicator(a)
             for name in changed:
-                with Session(a.path(name)) as db:
-                    db.sql("UPDATE t SET x = 'unseen' WHERE id = 5")
+                a.sql(name, "UPDATE t SET x = 'unseen' WHERE id = 5")
             self.read(a, names)
             a.kill("launcher", signal.SIGCONT)
             for name in changed:
                 wait_until(lambda n=name: b.sql(n, "SELECT x FROM t WHERE id = 5") == [("unseen",)], 30, name + " on b")
-            self.read(a, names)
-            wait_until(lambda: {e["state"] for e in a.databases().values()} == {"ok"}, 30, "all were looked at")
-            self.assertEqual(compared(a), 2)
+            wait_until(lambda: compared(a) >= 2, 30, "two were compared")  # or three times: what is told of one meanwhile may have it compared once more
             self.assertEqual({r["name"] for r in test_files.records(a, lsn)}, {*changed, names[-1]})
             cluster.sync()
             cluster.identical()
