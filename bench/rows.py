@@ -435,6 +435,50 @@ def catch_up_once(cluster, name, options, n):
     return n / (end - began), megabytes, end - start
 
 
+def catch_up_cost(passthrough, _sources):
+    """What a replica that catches up costs the primary's applications. The primary has one replica that is up to date, and 150,000 transactions (several hundred MB of log) of another
+    database behind it. Commits (as in commits-full and commits-normal, 0.5 s) while a second replica gets that log from its beginning, and without (plain), in turn. That replica is
+    a client of the stream which takes 125 MB a second, what a network of 1 Gbit/s carries, and throws it away (bench/streams --discard): a real one would write, apply and
+    sync on the same two processors and the same disk, and be measured with it, which on a machine of its own it would not be. It is far from the end of the log when a turn ends."""
+    lines = []
+    n, rate, reps = 150000, 125, 9
+    with harness.Cluster(2, passthrough, extra="log: {retention-bytes: 8GiB}\n") as cluster:
+        a, b = cluster.nodes
+        tool("commits", a.path("before.db"), "--sync", "NORMAL", "--n", 100)
+        cluster.sync()
+        begin, size = a.status(), a.status()["log"]["bytes"]
+        tool("commits", a.path("before.db"), "--sync", "NORMAL", "--n", n)
+        b.wait_applied(settled_lsn(a), 60)
+        size = a.status()["log"]["bytes"] - size
+        for sync in ("FULL", "NORMAL"):
+            sent = []
+
+            def turn(i, behind, sync=sync, sent=sent):
+                path = a.path(f"{sync.lower()}-{i}-{behind}.db")
+                tool("commits", path, "--sync", sync, "--n", 100)
+                cluster.sync()
+                quiet_processors((cluster,))
+                with contextlib.ExitStack() as stack:
+                    if behind:
+                        result = stack.enter_context(running("streams", "127.0.0.1", a.port, "--n", 1, "--epoch", begin["epoch"], "--lsn", begin["lsn"],
+                                                             "--discard", rate))
+                        before = a.metric("edgefs_stream_sent_bytes_total")
+                        poll(lambda: a.metric("edgefs_stream_sent_bytes_total") > before + 1e6, 10, "it catches up")
+                    got = tool("commits", path, "--sync", sync, "--warm", 200, "--seconds", 0.5)["rate"]
+                if behind:
+                    sent.append(result["bytes"])
+                b.wait_applied(settled_lsn(a))
+                return got
+
+            line = Line("catch-up-cost", f"commits/s of the primary, WAL, synchronous={sync}, while a second replica catches up (plain: without)", "≥ 0.95 of without")
+            compare(line, paired(lambda i, t=turn: t(i, True), lambda i, t=turn: t(i, False), reps), "/s", at_least=0.95)
+            if max(sent) >= size or min(sent) < 10e6:
+                raise AssertionError(f"it was not catching up all the time: {min(sent)} to {max(sent)} of {size} bytes")
+            line.notes.append(f"it had got {min(sent) / 1e6:.0f} to {max(sent) / 1e6:.0f} MB of {size / 1e6:.0f} MB of log when a turn ended")
+            lines.append(line)
+    return lines
+
+
 # ---- memory ----
 
 
@@ -754,6 +798,7 @@ ROWS = {
     "lag-burst": lag("lag-burst", f"{LAG_TITLE}, commits without pause", ("--n", 20000, "--pause-us", 0), reps=2),
     "new-replica": new_replica,
     "catch-up": catch_up,
+    "catch-up-cost": catch_up_cost,
     "import": import_row,
     "memory": memory_row,
     "tenants": tenants_row,

@@ -1,6 +1,9 @@
 /* N clients of GET /v1/stream that read all they get and forget it: what replicas cost the node that serves them, and when they would have what was committed.
  *
- *   streams HOST PORT --n N --epoch E --lsn L
+ *   streams HOST PORT --n N --epoch E --lsn L [--discard MB]
+ *
+ * --discard: one client, which takes so many MB (10^6) a second, as over a network, and has the kernel throw them away uncopied and unseen: nearly nothing but what the server does is left
+ * to be measured. The report then has "bytes" alone.
  *
  * Runs until SIGTERM; then prints {"clients":…, "bytes":…, "least":…, "records":…, "p50_us":…, "p99_us":…, "max_us":…}: bytes received by all and by the one that got
  * least; records received by all, and how long after its time stamp (taken on the primary when it was captured; same machine, same clock) each had arrived whole. */
@@ -96,6 +99,23 @@ static int dial(const char *host, const char *port)
     return fd;
 }
 
+/* Takes what has come by now at that rate; a millisecond's worth at a time. */
+static uint64_t discard(int fd, double per_second)
+{
+    uint64_t bytes = 0, start = now_ns();
+    while (!stop) {
+        uint64_t due = (uint64_t)((double)(now_ns() - start) / 1e9 * per_second);
+        ssize_t got = due > bytes ? recv(fd, NULL, (size_t)(due - bytes), MSG_TRUNC) : 0;
+        if (got < 0 && errno != EINTR)
+            die("recv: %m");
+        if (got == 0 && due > bytes)
+            die("the stream ended");
+        bytes += got > 0 ? (uint64_t)got : 0;
+        sleep_until(start + (uint64_t)((double)bytes / per_second * 1e9) + 1000000u);
+    }
+    return bytes;
+}
+
 int main(int argc, char **argv)
 {
     static char buf[65536];
@@ -118,6 +138,11 @@ int main(int argc, char **argv)
         fds[i] = (struct pollfd){.fd = dial(argv[1], argv[2]), .events = POLLIN};
         if (write(fds[i].fd, buf, (size_t)len) != len)
             die("request: %m");
+    }
+    double rate = option_number(argc, argv, "--discard", 0) * 1e6;
+    if (rate > 0) {
+        printf("{\"bytes\": %lu}\n", (unsigned long)discard(fds[0].fd, rate));
+        return 0;
     }
     while (!stop) {
         if (poll(fds, n, 1000) < 0 && errno != EINTR)
