@@ -168,6 +168,12 @@ bool ops_syncs(struct fs *fs, uint32_t parent, const char *name)
     return i && (i->flags & INODE_SYNCS) && !config_sync_most(fs->config);
 }
 
+bool ops_database_open(struct fs *fs, uint32_t parent, const char *name)
+{
+    const struct shared_inode *i = database_of(fs, parent, name);
+    return i && i->opens_app;
+}
+
 void ops_set_syncs(struct fs *fs, uint32_t parent, const char *name, bool syncs)
 {
     struct shared_inode *i = database_of(fs, parent, name);

@@ -73,6 +73,8 @@ uint64_t ops_fh(enum name_kind k, int flags, bool replicator);
 /* Does the database of the rollback journal `name` sync its journals (INODE_SYNCS)? Table's mutex held, as for the other one. */
 bool ops_syncs(struct fs *fs, uint32_t parent, const char *name);
 void ops_set_syncs(struct fs *fs, uint32_t parent, const char *name, bool syncs);
+/* Has an application the database of that rollback journal open? Table's mutex held. */
+bool ops_database_open(struct fs *fs, uint32_t parent, const char *name);
 /* Counts one open description less, with all that follows from it. slot: of the request, or NULL. */
 void ops_release(struct fs *fs, struct call *c, uint64_t ino, uint64_t fh);
 

@@ -224,7 +224,8 @@ static int enter_created(struct call *c, uint32_t parent, const char *name, int 
     }
     table_commit(fs->table);
     if (out->ino && call_is_hooked(c)) {
-        ops_tell(fs, HOOK_CREATED, parent, name, 0, NULL);
+        if (k != NAME_JOURNAL || !ops_database_open(fs, parent, name)) /* one a transaction: whoever writes the database says more */
+            ops_tell(fs, HOOK_CREATED, parent, name, 0, NULL);
         if (open && name_is_database(k) && table_shared(fs->table)->inodes[out->ino].opens_app == 1)
             ops_tell(fs, HOOK_OPENED, parent, name, 0, NULL);
     }

@@ -141,7 +141,7 @@ static void forget_name(struct fs *fs, struct call *c, uint32_t ino, uint32_t fl
 
 static void told_removed(struct removal *r)
 {
-    if (!r->hooked)
+    if (!r->hooked || name_kind(r->name, strlen(r->name), NULL) == NAME_JOURNAL)
         return;
     table_lock(r->call.fs->table);
     ops_tell(r->call.fs, HOOK_REMOVED, r->parent, r->name, 0, NULL);

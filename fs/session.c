@@ -44,6 +44,12 @@ struct collection {
     size_t n, room;
 };
 
+struct parked { /* on the stack of a worker that waits to become a reader */
+    pthread_cond_t wanted;
+    bool called;
+    struct parked *below;
+};
+
 struct session {
     struct fs *fs;
     struct fuse_session *se;
@@ -51,9 +57,8 @@ struct session {
     bool took_over;
     int error; /* atomic; errno that ended a worker */
     pthread_mutex_t turn; /* guards readers, parked */
-    pthread_cond_t wanted;
-    int readers; /* workers that wait for a request in the kernel, or are about to */
-    int parked;  /* workers that wait to become readers */
+    int readers;           /* workers that wait for a request in the kernel, or are about to */
+    struct parked *parked; /* workers that wait to become readers, the last one that did first */
 };
 
 static _Thread_local struct session_request current;
@@ -135,18 +140,30 @@ static void *request_buffer(void)
 
 /* The kernel gives a request to the reader that has waited longest. If all workers waited there, each fsync of a single application would go
  * to another one, whose stack and registers nobody has touched for a while: about 20 µs of each commit (measured). So only
- * SESSION_READERS wait; as long as one is left when another got a request, nobody needs to be woken. */
+ * SESSION_READERS wait; as long as one is left when another got a request, nobody needs to be woken. For the same reason it is the last one that
+ * began to wait which is woken: a rollback journal's requests come two at a time (RELEASE, for which nobody waits, and the next one). */
 static bool become_reader(struct session *s)
 {
+    struct parked me = {.wanted = PTHREAD_COND_INITIALIZER};
     pthread_mutex_lock(&s->turn);
     while (s->readers >= SESSION_READERS && !fuse_session_exited(s->se)) {
-        s->parked++;
-        pthread_cond_wait(&s->wanted, &s->turn);
-        s->parked--;
+        me.called = false;
+        me.below = s->parked;
+        s->parked = &me;
+        while (!me.called)
+            pthread_cond_wait(&me.wanted, &s->turn);
     }
     s->readers++;
     pthread_mutex_unlock(&s->turn);
     return !fuse_session_exited(s->se);
+}
+
+static void call_one(struct session *s)
+{
+    struct parked *p = s->parked;
+    s->parked = p->below;
+    p->called = true;
+    pthread_cond_signal(&p->wanted);
 }
 
 static void stop_reading(struct session *s, bool end)
@@ -155,10 +172,10 @@ static void stop_reading(struct session *s, bool end)
         fuse_session_exit(s->se);
     pthread_mutex_lock(&s->turn);
     s->readers--;
-    if (end)
-        pthread_cond_broadcast(&s->wanted);
-    else if (s->readers == 0 && s->parked)
-        pthread_cond_signal(&s->wanted);
+    if (s->readers == 0 && s->parked)
+        call_one(s);
+    while (end && s->parked)
+        call_one(s);
     pthread_mutex_unlock(&s->turn);
 }
 
@@ -397,7 +414,6 @@ int session_open(struct fs *fs, const struct fuse_lowlevel_ops *ops, size_t ops_
         return err_set(e, -ENOMEM, "out of memory");
     s->fs = fs;
     pthread_mutex_init(&s->turn, NULL);
-    pthread_cond_init(&s->wanted, NULL);
     fs->session = s;
     int rc = new_session(s, ops, ops_size, e);
     if (rc == 0)

@@ -49,8 +49,9 @@ enum hooks_kind {
     HOOK_SYNCED,
     HOOK_UNSEEN,
     /* asynchronous events */
-    HOOK_CREATED,    /* a regular file (any name but the private ones) now exists; also the target of a rename */
-    HOOK_REMOVED,    /* a file, or a directory, is gone; for files that DB_REMOVE and WAL_UNLINK announced, too */
+    HOOK_CREATED,    /* a regular file (any name but the private ones) now exists; also the target of a rename. Not told of NAME-journal while
+                      * an application has NAME open */
+    HOOK_REMOVED,    /* a file, or a directory, is gone; for files that DB_REMOVE and WAL_UNLINK announced, too, not for those of JOURNAL_END */
     HOOK_RENAMED,    /* path is now called text; directories too */
     HOOK_OPENED,     /* applications went from 0 to 1 open descriptions of a file that may be a database */
     HOOK_LAST_CLOSE, /* … and from 1 to 0 */
