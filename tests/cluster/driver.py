@@ -30,12 +30,7 @@ import store  # noqa: E402
 
 FAULT_SECONDS = 4.5
 LASTS = (0.3, 1, 2.8, 3.5, *((30,) if harness.LONG else ()))  # seconds that a fault may last
-SYNCHRONOUS_EVERY = 5  # each so many seeds one whose commits wait for a replica
 SCHEDULE_SECONDS = 150  # for one schedule, everything included
-
-
-def synchronous_of(args, seed):
-    return int(seed % SYNCHRONOUS_EVERY == 0) if args.synchronous is None else args.synchronous
 
 
 def plan(rng, faults=nemesis.FAULTS):
@@ -155,8 +150,8 @@ class Schedule:
         self.facts += f", {len(unordered)} reads out of order across databases" if unordered else ""
         self.problems += [p for p in found if p not in unordered]
         with contextlib.suppress(AssertionError):
-            harness.wait_until(lambda: harness.ctl(world.primary(), "verify", check=False)[0] == 0, 20, "verify")
-        code, out, err = harness.ctl(world.primary(), "verify", check=False)
+            harness.wait_until(lambda: harness.ctl(world.wait_primary(), "verify", check=False)[0] == 0, 20, "verify")
+        code, out, err = harness.ctl(world.wait_primary(), "verify", check=False)
         if code:
             self.problems.append(f"identical: edgefs-ctl verify: {code} {out}{err}")
         if self.problems:
@@ -170,7 +165,7 @@ class Schedule:
 
 def one(args):
     faults = tuple(getattr(nemesis, name) for name in args.faults.split(",")) if args.faults else nemesis.FAULTS
-    schedule = Schedule(args.seed, synchronous_of(args, args.seed), faults)
+    schedule = Schedule(args.seed, args.synchronous, faults)
     good = schedule.run()
     print("\n".join(schedule.lines + schedule.problems[:20]), flush=True)
     print("ok" if good else f"FAIL seed {args.seed}", flush=True)
@@ -189,7 +184,7 @@ def many(args):
                 if not todo:
                     return
                 seed = todo.pop(0)
-            argv = [sys.executable, os.path.abspath(__file__), "--seed", str(seed), "--synchronous", str(synchronous_of(args, seed)), "--faults", args.faults]
+            argv = [sys.executable, os.path.abspath(__file__), "--seed", str(seed), "--synchronous", str(args.synchronous), "--faults", args.faults]
             with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as p:
                 try:
                     out = p.communicate(timeout=SCHEDULE_SECONDS)[0]
@@ -220,8 +215,7 @@ def main():
     p.add_argument("--first", type=int, default=int(env("CLUSTER_FIRST") or (random.SystemRandom().randrange(1 << 30) if long else 1)))
     p.add_argument("--schedules", type=int, default=int(env("CLUSTER_SCHEDULES", "50")))
     p.add_argument("--jobs", type=int, default=int(env("CLUSTER_JOBS", "4")))
-    p.add_argument("--synchronous", type=int, default=int(env("CLUSTER_SYNCHRONOUS")) if env("CLUSTER_SYNCHRONOUS") else None,
-                   help=f"sync-replicas (else 1 for each {SYNCHRONOUS_EVERY}th seed, and 0)")
+    p.add_argument("--synchronous", type=int, default=int(env("CLUSTER_SYNCHRONOUS", "0")), help="sync-replicas")
     p.add_argument("--faults", default="", help="only these functions of nemesis.py, separated by commas")
     args = p.parse_args()
     if os.geteuid() != 0:
