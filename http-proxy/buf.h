@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 #define BUF_SMALL (20u << 10) /* a head of the largest size with what is added to it; bodies of ordinary size */
-#define BUF_LARGE (128u << 10) /* bodies that are longer */
+#define BUF_LARGE (256u << 10) /* bodies that are longer; half of it costs a tenth of the throughput (docs/performance.md) */
 #define BUF_READ_HEAD (16u << 10) /* of a small one, for reading heads: the rest is room for what is added */
 
 struct buf {
