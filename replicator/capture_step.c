@@ -380,7 +380,7 @@ void capture_journal_ends(struct capture *c, struct capture_file *cf, struct jou
         cf->emptied_ns = 0;
         cf->diff_ns = cf->diff_first_ns = 0;
         cf->diff_unwanted = cf->mode == CAPTURE_DIFFING;
-        cf->diff_again &= proof != JOURNAL_WHOLE; /* whatever else was to be looked at is in it */
+        cf->diff_again = false; /* events of the transaction's own writes, while a comparison waited for its end */
         if (db->state != DATABASE_OK || db->warning[0])
             database_mark(db, DATABASE_OK, NULL);
     }
