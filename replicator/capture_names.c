@@ -492,6 +492,16 @@ static bool renamed_unseen(struct rescan *r, struct database *db, const struct f
     return same;
 }
 
+/* A journal that has begun and not ended, of a database that nobody has open, is rolled back by whoever opens it next, also if its transaction is in the log: its end had been answered, and
+ * did not happen any more. So the file is not what its stamp says. */
+static bool left_hot(const struct node *n, const char *name)
+{
+    char journal[LAYOUT_NAME_MAX + sizeof LAYOUT_JOURNAL], first = 0;
+    snprintf(journal, sizeof journal, "%s%s", name, LAYOUT_JOURNAL);
+    _cleanup_fd_ int fd = openat(n->db_fd, journal, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    return fd >= 0 && pread(fd, &first, 1, 0) == 1 && first;
+}
+
 static void look_at_file(struct rescan *r, const char *path)
 {
     struct capture *c = r->c;
@@ -528,7 +538,7 @@ static void look_at_file(struct rescan *r, const char *path)
         db->opens_told = c->opens_told;
         set_open(c, db, open);
     }
-    bool changed = unknown || (!in_wal && capture_file_differs(c, db));
+    bool changed = unknown || (!in_wal && (capture_file_differs(c, db) || (!open && left_hot(c->node, name))));
     if (!changed && !in_wal && !db->watched && !db->capture)
         return; /* idle, and as it should be */
     struct capture_file *cf = capture_file_of(c, db);

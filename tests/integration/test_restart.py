@@ -1,6 +1,8 @@
 """What a node knows of its databases survives a restart, and is believed only where it fits."""
+import contextlib
 import os
 import signal
+import sqlite3
 
 import harness
 import test_files
@@ -15,6 +17,35 @@ def compared(node):
 
 @both_modes
 class Restart(EdgeTest):
+    @within(60)
+    def test_a_journal_that_had_been_answered_and_was_not_removed_any_more(self):
+        """Its transaction is in the log, and on the replica, which is primary by now; but whoever opens the database on the old primary rolls it back."""
+        with Cluster(2, self.passthrough) as cluster:
+            a, b = cluster.nodes
+            harness.make_load_db(a, mode="delete")
+            a.sql("load.db", "INSERT INTO t (w, s) VALUES (1, 1)")
+            journal = os.path.join(a.data, "db", "load.db-journal")
+            with contextlib.closing(sqlite3.connect(a.path("load.db"), isolation_level=None)) as conn:
+                conn.execute("PRAGMA synchronous=OFF")  # then the journal's header counts all that is in it
+                conn.execute("BEGIN IMMEDIATE")
+                conn.execute("UPDATE t SET s = 2")
+                with open(journal, "rb") as f:
+                    hot = f.read()
+                conn.execute("COMMIT")
+            self.assertGreater(len(hot), 4096)
+            cluster.sync()
+            a.kill_all()
+            with open(journal, "wb") as f:
+                f.write(hot)
+            harness.ctl(b, "promote", "b", "--force", "--yes")
+            b.wait_role("primary")
+            a.start()
+            wait_until(lambda: a.status()["connected"] and a.status()["role"] == "replica", 30, "a follows")
+            b.sql("load.db", "INSERT INTO t (w, s) VALUES (2, 3)")
+            wait_until(lambda: a.sql("load.db", "SELECT w, s FROM t ORDER BY w") == [(1, 2), (2, 3)], 30, "a has what b has")
+            cluster.sync()
+            cluster.identical()
+
     def test_a_clean_restart_compares_nothing(self):
         with Cluster(2, self.passthrough) as cluster:
             a, b = cluster.nodes
