@@ -35,9 +35,13 @@ class Ways(EdgeTest):
                 harness.check_exactly_once(b, name, [writer])
                 with a.db(name) as db:
                     db.execute(f"PRAGMA journal_mode={mode}")
-                    db.execute("UPDATE t SET pad = 'x' WHERE id = 7")
-                    wait_until(lambda: b.sql(name, "SELECT pad FROM t WHERE id = 7") == [("x",)], 10, "a change while it is open")
-                    wait_until(lambda: "without a journal" in (entry(a, name)["warning"] or ""), 10, f"the change of {name}, which may be on b before it is said on a")
+                    for i in range(1, 20):  # the first change may be found by the comparison that the writer's close asked for, which blames nobody
+                        db.execute("UPDATE t SET pad = ? WHERE id = 7", ("x" * i,))
+                        wait_until(lambda: b.sql(name, "SELECT pad FROM t WHERE id = 7") == [("x" * i,)], 10, "a change while it is open")
+                        if i > 1 and "without a journal" in (entry(a, name)["warning"] or ""):
+                            break
+                    else:
+                        self.fail(f"20 changes of {name}, and not said that there is no journal: {entry(a, name)}")
             cluster.identical()
 
     def test_all_journal_modes_in_turn_while_readers_are_on_the_replica(self):
