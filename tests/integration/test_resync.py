@@ -84,14 +84,14 @@ class Resync(EdgeTest):
                 self.assertEqual(old.sql("SELECT count(*), sum(v) FROM t"), [(500, 0)])
                 new.sql("SELECT count(*) FROM t")
                 at = b.lsn()
-                b.kill_and_wait("replicator")
-                pid = b.pid("replicator")
-                os.kill(pid, signal.SIGSTOP)  # cut off, while applications go on reading
+                launcher = b.kill("launcher", signal.SIGSTOP)  # so that the replicator is gone for a while, while applications go on reading
+                b.kill("replicator")
                 try:
                     change(a, "w.db", range(1, 500))
                     expire_log(a, at + 1)
                 finally:
-                    os.kill(pid, signal.SIGCONT)
+                    os.kill(launcher, signal.SIGCONT)
+                wait_until(lambda: b.try_status(), 30, "its successor answers")
                 cluster.sync()
                 wait_until(lambda: b.databases()["w.db"]["state"] == "ok", 30, "w.db is resynced")
                 self.assertGreaterEqual(b.metric("edgefs_images_fetched_total"), 1)
