@@ -87,14 +87,13 @@ static void *keep(void *arg)
     for (;;) {
         wait_until_wanted(c);
         int fd = take(c->us);
-        if (fd < 0) { /* it was there at the start; the next time it may be again */
+        if (fd < 0) /* it was there at the start; the next time it may be again */
             log_debug("cpulatency", "%s: %s", CPULATENCY_DEVICE, err_name(fd));
-            while (still_wanted(c))
-                continue;
-            continue;
-        }
-        log_debug("cpulatency", "one sync follows another: idle processors shall wake up within %d µs", c->us);
+        else
+            log_debug("cpulatency", "one sync follows another: idle processors shall wake up within %d µs", c->us);
         while (still_wanted(c))
+            continue;
+        if (fd < 0)
             continue;
         close(fd);
         log_debug("cpulatency", "given back");

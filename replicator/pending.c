@@ -43,28 +43,41 @@ static struct database *met(struct node *n, const char *name, struct err *e)
     return db;
 }
 
-static int collect(struct node *n, struct events *l, struct err *e)
+/* fn is called for each record of the log; an error of its ends the walk and is returned. */
+typedef int (*record_fn)(struct node *n, const struct record_head *h, int fd, int64_t offset, void *ctx, struct err *e);
+
+static int each_record(struct node *n, record_fn fn, void *ctx, struct err *e)
 {
-    char to[LAYOUT_NAME_MAX + 1];
     struct rlog_cursor c = {.fd = -1};
     struct record_head h;
     int64_t offset;
     uint64_t first = rlog_first(n->rlog), last = rlog_last(n->rlog).lsn;
     int rc = first > last ? 0 : rlog_seek(n->rlog, first, &c, e);
     while (!rc && first <= last && (rc = rlog_next(n->rlog, &c, &h, &offset, e)) > 0) {
-        struct event ev = {.db = h.name_len ? met(n, h.name, e) : NULL, .lsn = h.pos.lsn, .type = h.type};
-        if (ev.db)
-            ev.db->prepared = h.type == RECORD_PREPARE ? h.pos.lsn : 0;
-        if (h.type == RECORD_PREPARE || h.type == RECORD_ABORT)
-            ev.db = NULL; /* they change nothing */
-        if (!apply_rename_target(&h, NULL, c.fd, offset, to))
-            ev.to = met(n, to, e);
-        rc = ev.db ? add(l, &ev, e) : 0; /* a name that cannot be is nobody's */
+        rc = fn(n, &h, c.fd, offset, ctx, e);
         if (h.pos.lsn >= last)
             break;
     }
     rlog_cursor_close(&c);
     return rc < 0 ? rc : 0;
+}
+
+static void note_prepared(struct database *db, const struct record_head *h)
+{
+    if (db)
+        db->prepared = h->type == RECORD_PREPARE ? h->pos.lsn : 0;
+}
+
+static int collect(struct node *n, const struct record_head *h, int fd, int64_t offset, void *ctx, struct err *e)
+{
+    char to[LAYOUT_NAME_MAX + 1];
+    struct event ev = {.db = h->name_len ? met(n, h->name, e) : NULL, .lsn = h->pos.lsn, .type = h->type};
+    note_prepared(ev.db, h);
+    if (h->type == RECORD_PREPARE || h->type == RECORD_ABORT)
+        ev.db = NULL; /* they change nothing */
+    if (!apply_rename_target(h, NULL, fd, offset, to))
+        ev.to = met(n, to, e);
+    return ev.db ? add(ctx, &ev, e) : 0; /* a name that cannot be is nobody's */
 }
 
 static bool absent(struct node *n, const struct database *db)
@@ -101,29 +114,25 @@ static void go_back(struct node *n, const struct event *ev)
     }
 }
 
+static int find_prepared(struct node *n, const struct record_head *h, int fd, int64_t offset, void *ctx, struct err *e)
+{
+    (void)fd;
+    (void)offset;
+    (void)ctx;
+    if (h->name_len)
+        note_prepared(h->type == RECORD_PREPARE ? databases_get(n->databases, h->name, e) : databases_find(n->databases, h->name), h);
+    return 0;
+}
+
 int pending_prepared(struct node *n, struct err *e)
 {
-    struct rlog_cursor c = {.fd = -1};
-    struct record_head h;
-    int64_t offset;
-    uint64_t first = rlog_first(n->rlog), last = rlog_last(n->rlog).lsn;
-    int rc = first > last ? 0 : rlog_seek(n->rlog, first, &c, e);
-    while (!rc && first <= last && (rc = rlog_next(n->rlog, &c, &h, &offset, e)) > 0) {
-        struct database *db = !h.name_len ? NULL : h.type == RECORD_PREPARE ? databases_get(n->databases, h.name, e) : databases_find(n->databases, h.name);
-        if (db)
-            db->prepared = h.type == RECORD_PREPARE ? h.pos.lsn : 0;
-        rc = 0;
-        if (h.pos.lsn >= last)
-            break;
-    }
-    rlog_cursor_close(&c);
-    return rc < 0 ? rc : 0;
+    return each_record(n, find_prepared, NULL, e);
 }
 
 int pending_from_log(struct node *n, struct err *e)
 {
     struct events l = {0};
-    int rc = collect(n, &l, e);
+    int rc = each_record(n, collect, &l, e);
     for (size_t i = l.n; i-- > 0 && !rc;)
         go_back(n, &l.v[i]);
     for (size_t i = 0; i < l.n && !rc; i++) {
