@@ -1,8 +1,6 @@
 #include "lib/config.h"
 
-#include "lib/config_keys.h"
 #include "lib/config_load.h"
-#include "lib/config_table.h"
 #include "lib/config_value.h"
 #include "lib/util.h"
 #include <errno.h>
@@ -15,51 +13,20 @@
 #define GLOBS_MAX 32
 #define PAGE "docs/configuration.md"
 
-enum key_id {
-#define X(id, path, type, field, lowest, highest, choices, def) KEY_##id,
-    CONFIG_KEYS(X)
-#undef X
-        KEY_COUNT
-};
-
-static const struct config_key keys[KEY_COUNT] = {
+const struct config_key config_keys[CONFIG_KEY_COUNT] = {
 #define X(id, path, type, field, lowest, highest, choices, def)                                                        \
     {path, CONFIG_TYPE_##type, offsetof(struct config, field), lowest, highest, choices, def},
     CONFIG_KEYS(X)
 #undef X
 };
 
-_Static_assert(KEY_COUNT <= CONFIG_TABLE_MAX, "a table has room for all keys");
-static const struct config_table table = {keys, KEY_COUNT, PAGE, ""};
+_Static_assert(CONFIG_KEY_COUNT <= CONFIG_TABLE_MAX, "a table has room for all keys");
+static const struct config_table table = {config_keys, CONFIG_KEY_COUNT, PAGE, ""};
 
 /* LISTEN stores through the host's offset. */
 _Static_assert(offsetof(struct config, http) == offsetof(struct config, http.host), "http begins with host");
 
-struct loader {
-    yaml_parser_t parser;
-    struct config *c;
-    struct err *e;
-    const char *file;          /* as the user wrote it; NULL: no file */
-    const char *text;          /* the file's contents while they are parsed, text_len bytes */
-    size_t text_len;
-    char *base;                /* absolute folder that relative paths are completed with */
-    int line[KEY_COUNT];       /* where a key was given; 0: nowhere */
-    int section[KEY_COUNT];    /* where a section was given, at the index of the first key in it */
-    struct config_mapping all;
-    int node_line[CONFIG_NODES_MAX];
-};
-
 /* ---- messages ------------------------------------------------------------------------------------------------------------ */
-
-struct config *config_loader_config(struct loader *l)
-{
-    return l->c;
-}
-
-struct err *config_loader_err(struct loader *l)
-{
-    return l->e;
-}
 
 /* Puts FILE:LINE (or "command line") before the message in l->e and returns ERR_CONFIG, or the code if memory ran out. */
 int config_at_line(struct loader *l, int line, int rc)
@@ -71,9 +38,9 @@ int config_at_line(struct loader *l, int line, int rc)
     return rc;
 }
 
-static int at_key(struct loader *l, enum key_id id, int rc)
+int config_at_key(struct loader *l, enum config_key_id id, int rc)
 {
-    err_wrap(l->e, "%s", keys[id].path);
+    err_wrap(l->e, "%s", config_keys[id].path);
     return config_at_line(l, l->line[id], rc);
 }
 
@@ -123,15 +90,15 @@ int config_absolute_path(struct loader *l, const char *text, char **out)
 }
 
 /* Checks text and stores it in the field of key id. */
-static int set_value(struct loader *l, int id, const char *text)
+int config_set_value(struct loader *l, int id, const char *text)
 {
     char *host = NULL;
-    if (keys[id].type != CONFIG_TYPE_LISTEN)
+    if (config_keys[id].type != CONFIG_TYPE_LISTEN)
         return config_set_scalar(&l->all, id, text);
     int rc = config_parse_listen(text, &host, &l->c->http.port, l->e);
     if (rc)
         return rc;
-    char **slot = (char **)((char *)l->c + keys[id].offset);
+    char **slot = (char **)((char *)l->c + config_keys[id].offset);
     free(*slot);
     *slot = host;
     return 0;
@@ -317,45 +284,45 @@ static int load_nodes(struct loader *l)
     }
 }
 
-/* The value of keys[id], whose key stood in key_line. */
+/* The value of config_keys[id], whose key stood in key_line. */
 static int load_value(struct config_mapping *m, int id, int key_line)
 {
     struct loader *l = m->l;
     if (l->line[id])
-        return config_given_twice(l, keys[id].path, key_line, l->line[id]);
+        return config_given_twice(l, config_keys[id].path, key_line, l->line[id]);
     yaml_event_t ev;
     int rc = config_next_event(l, &ev);
     if (rc)
         return rc;
     int value_line = config_is_null(&ev) ? key_line : config_event_line(&ev);
     l->line[id] = value_line;
-    if (keys[id].type == CONFIG_TYPE_NODES || keys[id].type == CONFIG_TYPE_PROXIES) {
-        bool nodes = keys[id].type == CONFIG_TYPE_NODES;
+    if (config_keys[id].type == CONFIG_TYPE_NODES || config_keys[id].type == CONFIG_TYPE_PROXIES) {
+        bool nodes = config_keys[id].type == CONFIG_TYPE_NODES;
         if (ev.type == YAML_SEQUENCE_START_EVENT) {
             yaml_event_delete(&ev);
             return nodes ? load_nodes(l) : config_load_proxies(l);
         }
-        err_set(l->e, ERR_CONFIG, "\"%s\" must be a list of %s, not %s", keys[id].path,
+        err_set(l->e, ERR_CONFIG, "\"%s\" must be a list of %s, not %s", config_keys[id].path,
                 nodes ? "{name: a, url: http://host:port}" : "{listen: HOST:PORT, target: HOST:PORT, …}", config_event_kind(&ev));
         rc = config_at_line(l, value_line, ERR_CONFIG);
-    } else if (id == KEY_SYNC_DATABASES && ev.type == YAML_MAPPING_START_EVENT) {
-        rc = config_load_sync(l, keys[id].path, GLOBS_MAX);
-    } else if (keys[id].type == CONFIG_TYPE_ENDPOINTS || keys[id].type == CONFIG_TYPE_GLOBS) {
-        bool urls = keys[id].type == CONFIG_TYPE_ENDPOINTS;
+    } else if (id == CONFIG_KEY_SYNC_DATABASES && ev.type == YAML_MAPPING_START_EVENT) {
+        rc = config_load_sync(l, config_keys[id].path, GLOBS_MAX);
+    } else if (config_keys[id].type == CONFIG_TYPE_ENDPOINTS || config_keys[id].type == CONFIG_TYPE_GLOBS) {
+        bool urls = config_keys[id].type == CONFIG_TYPE_ENDPOINTS;
         if (ev.type == YAML_SEQUENCE_START_EVENT) {
-            rc = config_load_list(l, keys[id].path, urls ? ENDPOINTS_MAX : GLOBS_MAX, urls ? config_parse_proxy_url : config_parse_glob,
-                                  (struct config_list *)(void *)((char *)l->c + keys[id].offset));
+            rc = config_load_list(l, config_keys[id].path, urls ? ENDPOINTS_MAX : GLOBS_MAX, urls ? config_parse_proxy_url : config_parse_glob,
+                                  (struct config_list *)(void *)((char *)l->c + config_keys[id].offset));
         } else {
-            err_set(l->e, ERR_CONFIG, "\"%s\" must be a list of %s, not %s", keys[id].path,
-                    urls ? "http://HOST:PORT" : id == KEY_SYNC_DATABASES ? "patterns, or a mapping of patterns to numbers" : "patterns", config_event_kind(&ev));
+            err_set(l->e, ERR_CONFIG, "\"%s\" must be a list of %s, not %s", config_keys[id].path,
+                    urls ? "http://HOST:PORT" : id == CONFIG_KEY_SYNC_DATABASES ? "patterns, or a mapping of patterns to numbers" : "patterns", config_event_kind(&ev));
             rc = config_at_line(l, value_line, ERR_CONFIG);
         }
     } else {
-        const char *text = config_scalar_text(l, &ev, keys[id].path);
+        const char *text = config_scalar_text(l, &ev, config_keys[id].path);
         if (!text)
             rc = config_at_line(l, value_line, ERR_CONFIG);
-        else if ((rc = set_value(l, id, text)))
-            at_key(l, (enum key_id)id, rc);
+        else if ((rc = config_set_value(l, id, text)))
+            config_at_key(l, (enum config_key_id)id, rc);
     }
     yaml_event_delete(&ev);
     return rc;
@@ -418,151 +385,6 @@ static int load_file(struct loader *l)
     return rc;
 }
 
-/* ---- what no single line says -------------------------------------------------------------------------------------------- */
-
-static int complete_node(struct loader *l)
-{
-    if (l->c->node)
-        return 0;
-    char host[HOST_NAME_MAX + 1] = "";
-    if (gethostname(host, sizeof host - 1))
-        return err_errno(l->e, errno, "host name");
-    int rc = set_value(l, KEY_NODE, host);
-    if (rc == ERR_CONFIG) {
-        err_set(l->e, rc, "the host name \"%.80s\" does not do as a node name; give one", host);
-        at_key(l, KEY_NODE, rc);
-    }
-    return rc;
-}
-
-/* Whether b is a or lies under it. */
-static bool path_within(const char *a, const char *b)
-{
-    size_t n = strlen(a);
-    return !strncmp(a, b, n) && (b[n] == 0 || b[n] == '/');
-}
-
-static int complete_paths(struct loader *l)
-{
-    struct config *c = l->c;
-    const char *dir = c->dir, *data = c->data;
-    if (!dir || !data) {
-        err_set(l->e, ERR_CONFIG, "%s is missing: give \"%s\" in the file, or %s on the command line",
-                dir ? "the data directory" : "the mount point", dir ? "data" : "dir", dir ? "--data DIR" : "--dir DIR");
-        return config_at_line(l, 0, ERR_CONFIG);
-    }
-    enum key_id id = l->line[KEY_DIR] ? KEY_DIR : KEY_DATA;
-    if (!strcmp(dir, "/") || !strcmp(data, "/"))
-        err_set(l->e, ERR_CONFIG, "\"/\" cannot be used");
-    else if (path_within(dir, data) || path_within(data, dir))
-        err_set(l->e, ERR_CONFIG, "the mount point %.160s and the data directory %.160s must not lie within each other", dir, data);
-    else
-        return 0;
-    return at_key(l, id, ERR_CONFIG);
-}
-
-static int complete_http(struct loader *l)
-{
-    struct config *c = l->c;
-    if (!config_host_is_loopback(c->http.host) && !c->token_file) {
-        err_set(l->e, ERR_CONFIG, "%s can be reached from other machines; that needs auth: {token-file: PATH}", c->http.host);
-        return at_key(l, KEY_HTTP_LISTEN, ERR_CONFIG);
-    }
-    if (c->http.advertise)
-        return 0;
-    const struct config_node *self = config_node(c, c->node);
-    if (self) {
-        c->http.advertise = strdup(self->url);
-    } else if (!strcmp(c->http.host, "0.0.0.0") || !strcmp(c->http.host, "::")) {
-        err_set(l->e, ERR_CONFIG,
-                "%s is every address; say under which one the other nodes reach this one: http: {advertise: http://HOST:PORT}",
-                c->http.host);
-        return at_key(l, KEY_HTTP_LISTEN, ERR_CONFIG);
-    } else {
-        bool v6 = strchr(c->http.host, ':') != NULL;
-        if (asprintf(&c->http.advertise, "http://%s%s%s:%u", v6 ? "[" : "", c->http.host, v6 ? "]" : "", c->http.port) < 0)
-            c->http.advertise = NULL;
-    }
-    return c->http.advertise ? 0 : err_errno(l->e, ENOMEM, "configuration");
-}
-
-static int complete_nodes(struct loader *l)
-{
-    struct config *c = l->c;
-    for (int i = 0; i < c->n_nodes; i++)
-        for (int j = 0; j < i; j++) {
-            bool same_name = !strcmp(c->nodes[i].name, c->nodes[j].name);
-            if (!same_name && strcmp(c->nodes[i].url, c->nodes[j].url))
-                continue;
-            err_set(l->e, ERR_CONFIG, "nodes: %s \"%s\" is given twice (first in line %d)", same_name ? "name" : "url",
-                    same_name ? c->nodes[i].name : c->nodes[i].url, l->node_line[j]);
-            return config_at_line(l, l->node_line[i], ERR_CONFIG);
-        }
-    if (!c->lease.primary) {
-        c->lease.primary = strdup(c->n_nodes ? c->nodes[0].name : c->node);
-        return c->lease.primary ? 0 : err_errno(l->e, ENOMEM, "configuration");
-    }
-    if (strcmp(c->lease.primary, c->node) && !config_node(c, c->lease.primary)) {
-        err_set(l->e, ERR_CONFIG, "\"%s\" is neither this node (%s) nor one of nodes", c->lease.primary, c->node);
-        return at_key(l, KEY_LEASE_PRIMARY, ERR_CONFIG);
-    }
-    return 0;
-}
-
-static int complete_log(struct loader *l)
-{
-    struct config *c = l->c;
-    if (c->log.retention_bytes >= c->log.segment_size)
-        return 0;
-    err_set(l->e, ERR_CONFIG, "%llu bytes is less than one segment (log.segment-size, %llu bytes)",
-            (unsigned long long)c->log.retention_bytes, (unsigned long long)c->log.segment_size);
-    return at_key(l, l->line[KEY_LOG_RETENTION_BYTES] ? KEY_LOG_RETENTION_BYTES : KEY_LOG_SEGMENT_SIZE, ERR_CONFIG);
-}
-
-static int complete_lease(struct loader *l)
-{
-    struct config *c = l->c;
-    static const enum key_id only[] = {KEY_LEASE_ENDPOINTS, KEY_LEASE_CLUSTER, KEY_LEASE_TTL, KEY_LEASE_CANDIDATE, KEY_LEASE_PRIORITY,
-                                       KEY_LEASE_CA_FILE, KEY_LEASE_CERT_FILE, KEY_LEASE_KEY_FILE, KEY_LEASE_USER, KEY_LEASE_PASSWORD_FILE};
-    for (size_t i = 0; i < ARRAY_SIZE(only); i++)
-        if (l->line[only[i]] && !c->lease.etcd) {
-            err_set(l->e, ERR_CONFIG, "\"%s\" needs lease: {type: etcd}", keys[only[i]].path);
-            return at_key(l, only[i], ERR_CONFIG);
-        }
-    if (c->lease.etcd && l->line[KEY_LEASE_PRIMARY]) {
-        err_set(l->e, ERR_CONFIG, "\"lease.primary\" is for lease: {type: static}; with etcd the most advanced candidate becomes primary");
-        return at_key(l, KEY_LEASE_PRIMARY, ERR_CONFIG);
-    }
-    if (c->lease.etcd && !c->lease.endpoints.n) {
-        err_set(l->e, ERR_CONFIG, "lease: {type: etcd} needs endpoints: [http://HOST:2379]");
-        return at_key(l, KEY_LEASE_TYPE, ERR_CONFIG);
-    }
-    if (!c->lease.cert_file != !c->lease.key_file || !c->lease.user != !c->lease.password_file) {
-        bool tls = !c->lease.cert_file != !c->lease.key_file;
-        err_set(l->e, ERR_CONFIG, tls ? "lease: cert-file and key-file belong together" : "lease: user and password-file belong together");
-        return at_key(l, KEY_LEASE_TYPE, ERR_CONFIG);
-    }
-    return 0;
-}
-
-static int complete_databases(struct loader *l)
-{
-    struct config *c = l->c;
-    enum key_id id = l->line[KEY_DATABASES_INCLUDE] ? KEY_DATABASES_INCLUDE : KEY_DATABASES_EXCLUDE;
-    if (!config_partial(c))
-        return 0;
-    if (!c->lease.etcd && !strcmp(c->lease.primary, c->node)) {
-        err_set(l->e, ERR_CONFIG, "this node is lease.primary, and a primary has all databases");
-        return at_key(l, id, ERR_CONFIG);
-    }
-    if (l->line[KEY_LEASE_CANDIDATE] && c->lease.candidate) {
-        err_set(l->e, ERR_CONFIG, "a node that has only some of the databases cannot become primary: lease: {candidate: false}");
-        return at_key(l, id, ERR_CONFIG);
-    }
-    c->lease.candidate = false;
-    return 0;
-}
-
 /* ---- command line -------------------------------------------------------------------------------------------------------- */
 
 int config_take_args(int argc, char **argv, struct config_args *args, struct err *e)
@@ -610,11 +432,11 @@ int config_take_args(int argc, char **argv, struct config_args *args, struct err
 static int load_args(struct loader *l, const struct config_args *args)
 {
     const struct {
-        enum key_id id;
+        enum config_key_id id;
         const char *option, *text;
-    } set[] = {{KEY_DIR, "--dir", args->dir}, {KEY_DATA, "--data", args->data}, {KEY_NODE, "--node", args->node}};
+    } set[] = {{CONFIG_KEY_DIR, "--dir", args->dir}, {CONFIG_KEY_DATA, "--data", args->data}, {CONFIG_KEY_NODE, "--node", args->node}};
     for (size_t i = 0; i < ARRAY_SIZE(set); i++) {
-        int rc = set[i].text ? set_value(l, (int)set[i].id, set[i].text) : 0;
+        int rc = set[i].text ? config_set_value(l, (int)set[i].id, set[i].text) : 0;
         if (rc) {
             err_wrap(l->e, "command line: %s", set[i].option);
             return rc;
@@ -629,8 +451,8 @@ static int load_args(struct loader *l, const struct config_args *args)
 
 static int load_defaults(struct loader *l)
 {
-    for (int i = 0; i < KEY_COUNT; i++) {
-        int rc = keys[i].def ? set_value(l, i, keys[i].def) : 0;
+    for (int i = 0; i < CONFIG_KEY_COUNT; i++) {
+        int rc = config_keys[i].def ? config_set_value(l, i, config_keys[i].def) : 0;
         if (rc)
             return rc;
     }
@@ -664,10 +486,8 @@ static int load_all(struct loader *l, const struct config_args *args)
     free(l->base);
     if (!(l->base = strdup(cwd)))
         return err_errno(l->e, ENOMEM, "configuration");
-    if ((rc = load_args(l, args)) || (rc = complete_node(l)) || (rc = complete_paths(l)) || (rc = complete_nodes(l)) ||
-        (rc = complete_http(l)) || (rc = complete_log(l)) || (rc = complete_lease(l)) || (rc = complete_databases(l)) || (rc = config_complete_proxies(l)))
-        return rc;
-    return 0;
+    rc = load_args(l, args);
+    return rc ? rc : config_complete(l);
 }
 
 int config_load(const struct config_args *args, struct config **out, struct err *e)

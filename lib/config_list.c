@@ -16,7 +16,7 @@ int config_load_list(struct loader *l, const char *path, int most, int (*parse)(
 {
     for (;;) {
         yaml_event_t ev;
-        struct err *e = config_loader_err(l);
+        struct err *e = l->e;
         char *item = NULL;
         int rc = config_next_event(l, &ev);
         if (rc)

@@ -35,7 +35,7 @@ _Static_assert(offsetof(struct config_proxy, listen) == offsetof(struct config_p
 
 static int no_memory(struct loader *l)
 {
-    return err_errno(config_loader_err(l), ENOMEM, "configuration");
+    return err_errno(l->e, ENOMEM, "configuration");
 }
 
 /* ---- values ---------------------------------------------------------------------------------------------------------------- */
@@ -43,7 +43,7 @@ static int no_memory(struct loader *l)
 static int list_add(struct loader *l, struct config_list *list, const char *text)
 {
     if (list->n >= CONFIG_LIST_MAX)
-        return err_set(config_loader_err(l), ERR_CONFIG, "more than %d elements", CONFIG_LIST_MAX);
+        return err_set(l->e, ERR_CONFIG, "more than %d elements", CONFIG_LIST_MAX);
     char **more = realloc(list->items, (size_t)(list->n + 1) * sizeof *more);
     if (!more)
         return no_memory(l);
@@ -56,7 +56,7 @@ static int list_add(struct loader *l, struct config_list *list, const char *text
 
 static int set_target(struct loader *l, struct config_address *a, const char *text)
 {
-    struct err *e = config_loader_err(l);
+    struct err *e = l->e;
     if (!strncmp(text, "unix:", 5)) {
         int rc = config_absolute_path(l, text + 5, &a->path);
         if (!rc && strlen(a->path) >= sizeof(((struct sockaddr_un *)0)->sun_path))
@@ -72,7 +72,7 @@ static int set_value(struct config_mapping *m, int id, const char *text)
 {
     void *field = (char *)m->object + keys[id].offset;
     if (keys[id].type == CONFIG_TYPE_LISTEN)
-        return config_parse_listen(text, field, &((struct config_proxy *)m->object)->listen.port, config_loader_err(m->l));
+        return config_parse_listen(text, field, &((struct config_proxy *)m->object)->listen.port, m->l->e);
     if (keys[id].type == CONFIG_TYPE_TARGET)
         return set_target(m->l, field, text);
     return config_set_scalar(m, id, text);
@@ -83,7 +83,7 @@ static int set_value(struct config_mapping *m, int id, const char *text)
 /* Words and patterns have their rules. */
 static int check_item(struct loader *l, enum key_id id, const char *text)
 {
-    struct err *e = config_loader_err(l);
+    struct err *e = l->e;
     if (id == KEY_READ_ONLY_METHODS) {
         for (const char *c = text; *c; c++)
             if (!((*c >= 'A' && *c <= 'Z') || *c == '-'))
@@ -138,7 +138,7 @@ static int load_list(struct loader *l, struct config_list *list, int id, const c
         yaml_event_delete(&ev);
         if (rc) {
             if (text)
-                err_wrap(config_loader_err(l), "proxy: %s", path);
+                err_wrap(l->e, "proxy: %s", path);
             return config_at_line(l, line, rc);
         }
         if (!many)
@@ -154,7 +154,7 @@ static int expect_start(struct loader *l, yaml_event_type_t type, const char *pa
     if (rc)
         return rc;
     if (ev.type != type) {
-        err_set(config_loader_err(l), ERR_CONFIG, "proxy: \"%s\" must look like %s, not %s", path, what, config_event_kind(&ev));
+        err_set(l->e, ERR_CONFIG, "proxy: \"%s\" must look like %s, not %s", path, what, config_event_kind(&ev));
         rc = config_at_line(l, config_event_line(&ev), ERR_CONFIG);
     }
     yaml_event_delete(&ev);
@@ -163,7 +163,7 @@ static int expect_start(struct loader *l, yaml_event_type_t type, const char *pa
 
 static int load_peers(struct loader *l, struct config_proxy *p)
 {
-    struct err *e = config_loader_err(l);
+    struct err *e = l->e;
     int rc = expect_start(l, YAML_MAPPING_START_EVENT, "peers", "{a: http://host:port, b: …}");
     char node[96];
     int line;
@@ -210,7 +210,7 @@ static int load_cache_route(struct loader *l, struct config_cache_route *r, int 
         struct config_list one = {0};
         rc = load_list(l, i ? &r->databases : &one, i ? -1 : (int)KEY_CACHE, i ? "cache.databases" : "cache.path");
         if (!rc && !i && one.n != 1) {
-            err_set(config_loader_err(l), ERR_CONFIG, "proxy: cache: one path a route");
+            err_set(l->e, ERR_CONFIG, "proxy: cache: one path a route");
             rc = config_at_line(l, line, ERR_CONFIG);
         }
         if (!rc && !i)
@@ -222,7 +222,7 @@ static int load_cache_route(struct loader *l, struct config_cache_route *r, int 
     if (rc)
         return rc;
     if (!r->path) {
-        err_set(config_loader_err(l), ERR_CONFIG, "proxy: cache: a route without \"path\"");
+        err_set(l->e, ERR_CONFIG, "proxy: cache: a route without \"path\"");
         return config_at_line(l, start_line, ERR_CONFIG);
     }
     return 0;
@@ -241,7 +241,7 @@ static int load_cache(struct loader *l, struct config_proxy *p)
         if (type == YAML_SEQUENCE_END_EVENT)
             return 0;
         if (type != YAML_MAPPING_START_EVENT || p->n_cache >= CONFIG_LIST_MAX) {
-            err_set(config_loader_err(l), ERR_CONFIG, "proxy: cache: a route must look like {path: /news/*, databases: [news.db]}");
+            err_set(l->e, ERR_CONFIG, "proxy: cache: a route must look like {path: /news/*, databases: [news.db]}");
             return config_at_line(l, line, ERR_CONFIG);
         }
         struct config_cache_route *more = realloc(p->cache, (size_t)(p->n_cache + 1) * sizeof *more);
@@ -281,7 +281,7 @@ static int load_value(struct config_mapping *m, int id, int key_line)
     yaml_event_delete(&ev);
     if (rc) {
         if (text)
-            err_wrap(config_loader_err(l), "proxy: %s", path);
+            err_wrap(l->e, "proxy: %s", path);
         return config_at_line(l, line, rc);
     }
     return 0;
@@ -292,7 +292,7 @@ static int load_entry(struct loader *l, struct config_proxy *p, int start_line)
     static const char *const methods[] = {"GET", "HEAD", "OPTIONS"};
     int lines[KEY_COUNT] = {0}, sections[KEY_COUNT] = {0};
     struct config_mapping m = {.l = l, .table = &table, .object = p, .line = lines, .section = sections, .value = load_value};
-    struct err *e = config_loader_err(l);
+    struct err *e = l->e;
     p->line = start_line;
     int rc;
     for (int i = 0; i < KEY_COUNT; i++)
@@ -321,7 +321,7 @@ static int load_entry(struct loader *l, struct config_proxy *p, int start_line)
 
 int config_load_proxies(struct loader *l)
 {
-    struct config *c = config_loader_config(l);
+    struct config *c = l->c;
     if (!(c->proxies = calloc(CONFIG_PROXIES_MAX, sizeof *c->proxies)))
         return no_memory(l);
     for (;;) {
@@ -335,7 +335,7 @@ int config_load_proxies(struct loader *l)
         if (type == YAML_SEQUENCE_END_EVENT)
             return 0;
         if (type != YAML_MAPPING_START_EVENT || c->n_proxies == CONFIG_PROXIES_MAX) {
-            err_set(config_loader_err(l), ERR_CONFIG, "proxy: at most %d entries like {listen: HOST:PORT, target: HOST:PORT, …}",
+            err_set(l->e, ERR_CONFIG, "proxy: at most %d entries like {listen: HOST:PORT, target: HOST:PORT, …}",
                     CONFIG_PROXIES_MAX);
             return config_at_line(l, line, ERR_CONFIG);
         }
@@ -346,14 +346,14 @@ int config_load_proxies(struct loader *l)
 
 int config_complete_proxies(struct loader *l)
 {
-    struct config *c = config_loader_config(l);
+    struct config *c = l->c;
     for (int i = 0; i < c->n_proxies; i++)
         for (int j = 0; j < i; j++) {
             const struct config_proxy *a = &c->proxies[i], *b = &c->proxies[j];
             bool name = !strcmp(a->name, b->name);
             if (!name && (a->listen.port != b->listen.port || !a->listen.port || strcmp(a->listen.host, b->listen.host)))
                 continue;
-            err_set(config_loader_err(l), ERR_CONFIG, "proxy: two entries with the same %s (the first in line %d)", name ? "name" : "listen",
+            err_set(l->e, ERR_CONFIG, "proxy: two entries with the same %s (the first in line %d)", name ? "name" : "listen",
                     b->line);
             return config_at_line(l, a->line, ERR_CONFIG);
         }

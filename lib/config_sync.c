@@ -26,9 +26,9 @@ unsigned config_sync_most(const struct config *c)
 /* One "pattern: number". */
 static int take(struct loader *l, const char *path, const char *pattern, const char *text)
 {
-    struct config *c = config_loader_config(l);
+    struct config *c = l->c;
     struct config_list *list = &c->sync.databases;
-    struct err *e = config_loader_err(l);
+    struct err *e = l->e;
     uint64_t number, *numbers;
     char *copy = NULL, **items;
     int rc = config_parse_glob(pattern, &copy, e);
@@ -51,8 +51,8 @@ static int take(struct loader *l, const char *path, const char *pattern, const c
 
 int config_load_sync(struct loader *l, const char *path, int most)
 {
-    struct config *c = config_loader_config(l);
-    struct err *e = config_loader_err(l);
+    struct config *c = l->c;
+    struct err *e = l->e;
     if (!(c->sync.numbers = malloc(sizeof *c->sync.numbers))) /* a mapping, even if nothing is in it */
         return err_errno(e, ENOMEM, "configuration");
     for (;;) {

@@ -1,12 +1,13 @@
 #include "lib/config_table.h"
 
+#include "lib/config_load.h"
 #include "lib/util.h"
 #include <errno.h>
 
 static int set_text(struct config_mapping *m, void *field, char *text)
 {
     if (!text)
-        return err_errno(config_loader_err(m->l), ENOMEM, "configuration");
+        return err_errno(m->l->e, ENOMEM, "configuration");
     free(*(char **)field);
     *(char **)field = text;
     return 0;
@@ -25,7 +26,7 @@ static int set_choice(const struct config_key *k, void *field, const char *text,
 int config_set_scalar(struct config_mapping *m, int id, const char *text)
 {
     const struct config_key *k = &m->table->keys[id];
-    struct err *e = config_loader_err(m->l);
+    struct err *e = m->l->e;
     void *field = (char *)m->object + k->offset;
     char *string = NULL;
     int rc;
@@ -70,7 +71,7 @@ static int read_section(struct config_mapping *m, const char *path, int first, i
     bool mapping = ev.type == YAML_MAPPING_START_EVENT;
     int line = config_event_line(&ev);
     if (!empty && !mapping)
-        err_set(config_loader_err(m->l), ERR_CONFIG, "%s\"%s\" must be a mapping, as in %s: {%s: …}, not %s", m->table->of, path, path,
+        err_set(m->l->e, ERR_CONFIG, "%s\"%s\" must be a mapping, as in %s: {%s: …}, not %s", m->table->of, path, path,
                 m->table->keys[first].path + strlen(path) + 1, config_event_kind(&ev));
     yaml_event_delete(&ev);
     if (empty)

@@ -3,9 +3,10 @@
 #ifndef EDGEFS_CONFIG_TABLE_H
 #define EDGEFS_CONFIG_TABLE_H
 
-#include "lib/config_load.h"
 #include "lib/config_value.h"
 #include <stddef.h>
+
+struct loader; /* config_load.h */
 
 #define CONFIG_TABLE_MAX 128 /* keys of a table */
 
