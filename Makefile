@@ -35,7 +35,7 @@ obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
 
 LIB_SRC        := $(wildcard lib/*.c lib/http/*.c)
 FS_SRC         := $(wildcard fs/*.c)
-REPLICATOR_SRC := $(wildcard replicator/*.c)
+REPLICATOR_SRC := $(wildcard replicator/*.c replicator/*/*.c)
 PROXY_SRC      := $(wildcard http-proxy/*.c)
 CTL_SRC        := $(wildcard ctl/*.c)
 LAUNCHER_SRC   := $(wildcard ctl/launcher/*.c)

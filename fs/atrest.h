@@ -5,7 +5,7 @@
  * holds at an fsync is a committed state, and stays one until the next write. What may follow is a truncation to the size of that state (pager_truncate, after a
  * commit that made the database smaller). (In a transaction over several databases each is synced on its own; if a later one fails, an earlier one holds what is taken back
  * a moment later.) The replicator is told of both (HOOK_AT_REST) with the size and times that the file has then, and may read the file, lock or no lock,
- * as long as these stay the same (replicator/scan.c).
+ * as long as these stay the same (replicator/database/scan.c).
  *
  * A write that follows must change the modification time. Kernels before Linux 6.13 take it from a clock that ticks every few ms; so the file gets the time of a finer one here,
  * which no tick has. */

@@ -1,5 +1,5 @@
 /* Logging to standard error, one line an event: "2026-11-21T09:00:00.123Z level component: message". Any thread.
- * (The replication log is another thing: replicator/rlog.h.) */
+ * (The replication log is another thing: replicator/log/rlog.h.) */
 #ifndef EDGEFS_LOG_H
 #define EDGEFS_LOG_H
 

@@ -3,8 +3,8 @@
 #include "lib/http/server.h"
 #include "lib/util.h"
 #include "replicator/node.h"
-#include "replicator/stream_server.h"
-#include "replicator/sync.h"
+#include "replicator/stream/stream_server.h"
+#include "replicator/stream/sync.h"
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>

@@ -10,10 +10,10 @@
 #include "edgefs/position.h"
 #include "lib/config.h"
 #include "lib/err.h"
-#include "replicator/database.h"
-#include "replicator/epochs.h"
-#include "replicator/rlog.h"
-#include "replicator/sequencer.h"
+#include "replicator/database/database.h"
+#include "replicator/log/epochs.h"
+#include "replicator/log/rlog.h"
+#include "replicator/log/sequencer.h"
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>

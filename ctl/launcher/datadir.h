@@ -9,7 +9,7 @@
  *       no program of this data directory lives.
  *
  * If the launcher is killed, edgefs-fs goes on serving the mount for as long as somebody uses it, with the db lock held, and edgefs-replicator
- * exits (end of its socket), on a replica once no application has a database open any more (replicator/linger.h). The next launcher gets the first lock, sees that the second is taken, and unmounts
+ * exits (end of its socket), on a replica once no application has a database open any more (replicator/apply/linger.h). The next launcher gets the first lock, sees that the second is taken, and unmounts
  * the old mount as umount(8) would, which the kernel refuses while anybody has a file open there or stands in it. Once it is
  * unmounted edgefs-fs ends by itself (ENODEV), the db lock is free, and the node starts. Otherwise the users of the mount are named and
  * nothing is started: their writes, if it is a primary's, are still captured by nobody, but they are not lost (the next start finds them), and no second

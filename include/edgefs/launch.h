@@ -10,7 +10,7 @@
  * Children get the launcher's own configuration arguments (-c FILE, --dir DIR, --data DIR). A child exits when its
  * EDGEFS_LAUNCHER_FD reaches end of file (the launcher is gone) unless it is edgefs-fs, which goes on serving the mount
  * until the kernel says that it is unmounted (read of /dev/fuse: ENODEV), or an edgefs-replicator that holds fences, which keeps them until no
- * application has a database open (replicator/linger.h).
+ * application has a database open (replicator/apply/linger.h).
  *
  * edgefs-proxy is asked by SIGUSR2 to make room for a successor: it ends at once, and leaves a process behind, without descriptors of the launcher,
  * that finishes the requests under way.

@@ -1,4 +1,4 @@
-"""Imports that replicas fetch while they are still being uploaded (replicator/import_feed.h, incoming.h)."""
+"""Imports that replicas fetch while they are still being uploaded (replicator/image/import_feed.h, incoming.h)."""
 import glob
 import http.client
 import os

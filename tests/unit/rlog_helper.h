@@ -11,7 +11,7 @@
 #include <cmocka.h>
 
 #include "lib/util.h"
-#include "replicator/rlog.h"
+#include "replicator/log/rlog.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>

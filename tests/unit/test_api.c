@@ -1,6 +1,6 @@
 /* The API of a whole primary in this process: log, capture, worker, HTTP. A plain directory stands for the mount (no edgefs-fs: whoever
  * writes says so). */
-#include "replicator/api.h"
+#include "replicator/api/api.h"
 
 #include "lib/crc.h"
 #include "lib/http/client.h"
@@ -9,14 +9,14 @@
 #include "lib/ltx.h"
 #include "lib/util.h"
 #include "lib/walindex.h"
-#include "replicator/capture_private.h"
-#include "replicator/hooks.h"
-#include "replicator/image.h"
-#include "replicator/import.h"
+#include "replicator/capture/capture_private.h"
+#include "replicator/capture/hooks.h"
+#include "replicator/image/image.h"
+#include "replicator/image/import.h"
 #include "replicator/metrics.h"
-#include "replicator/replicas.h"
-#include "replicator/stream_server.h"
-#include "replicator/sync.h"
+#include "replicator/stream/replicas.h"
+#include "replicator/stream/stream_server.h"
+#include "replicator/stream/sync.h"
 #include "replicator/worker.h"
 #include <dirent.h>
 #include <errno.h>

@@ -1,4 +1,4 @@
-#include "replicator/difference.h"
+#include "replicator/image/difference.h"
 
 #include "lib/crc.h"
 #include "lib/err.h"

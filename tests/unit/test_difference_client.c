@@ -3,7 +3,7 @@
 
 #include "lib/crc.h"
 #include "lib/util.h"
-#include "replicator/difference_client.h"
+#include "replicator/image/difference_client.h"
 
 #define PAGES 5000u
 

@@ -1,4 +1,4 @@
-#include "replicator/election.h"
+#include "replicator/cluster/election.h"
 #include "lib/util.h"
 #include <setjmp.h>
 #include <stdarg.h>

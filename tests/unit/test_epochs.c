@@ -7,7 +7,7 @@
 
 #include "lib/durable.h"
 #include "lib/util.h"
-#include "replicator/epochs.h"
+#include "replicator/log/epochs.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>

@@ -1,5 +1,5 @@
 /* Watches of a database's files: what raises an event, and whose it is. */
-#include "replicator/filewatch.h"
+#include "replicator/capture/filewatch.h"
 
 #include "lib/config.h"
 #include "lib/util.h"

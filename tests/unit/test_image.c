@@ -1,4 +1,4 @@
-#include "replicator/image.h"
+#include "replicator/image/image.h"
 
 #include "lib/crc.h"
 #include "lib/err.h"

@@ -1,5 +1,5 @@
 /* Page checksums of a file in pieces: however it is cut, they are those of its pages. */
-#include "replicator/pagesums.h"
+#include "replicator/database/pagesums.h"
 
 #include "lib/crc.h"
 #include "lib/util.h"

@@ -1,5 +1,5 @@
 /* What a replica lacks at its start, told from its log and the states of its databases: names change in between. */
-#include "replicator/pending.h"
+#include "replicator/log/pending.h"
 
 #include "lib/util.h"
 #include <fcntl.h>

@@ -1,5 +1,5 @@
 #include "edgefs/layout.h"
-#include "replicator/replicas.h"
+#include "replicator/stream/replicas.h"
 
 #include "lib/util.h"
 #include <errno.h>

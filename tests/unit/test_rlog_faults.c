@@ -6,7 +6,7 @@
 #include "tests/unit/rlog_helper.h"
 
 #include "lib/log.h"
-#include "replicator/rlog_private.h"
+#include "replicator/log/rlog_private.h"
 
 enum call {
     CALL_OPEN,

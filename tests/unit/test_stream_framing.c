@@ -1,11 +1,11 @@
 /* The stream as a client sees it, over a real socket, from a real log. */
-#include "replicator/stream_server.h"
+#include "replicator/stream/stream_server.h"
 
 #include "lib/crc.h"
 #include "lib/http/server.h"
 #include "lib/log.h"
 #include "lib/util.h"
-#include "replicator/replicas.h"
+#include "replicator/stream/replicas.h"
 #include <errno.h>
 #include <event2/event.h>
 #include <event2/thread.h>
