@@ -272,7 +272,10 @@ static int create_file(struct call *c, uint64_t parent, const char *name, mode_t
         int fd = create_backing(c, &w, mode, !open || (flags & O_EXCL));
         if (fd >= 0)
             number = dirsync_changed(fs->dirsync);
-        if (fd >= 0 && (flags & O_TRUNC) && ftruncate(fd, 0)) /* only matters for a file that came past the mount */
+        struct stat st;
+        /* Only a file that came past the mount. (An empty one must be left alone: ext4 takes a truncation to nothing for the beginning of a file's
+         * replacement, and writes all of it out when it is closed.) */
+        if (fd >= 0 && (flags & O_TRUNC) && !fstat(fd, &st) && st.st_size > 0 && ftruncate(fd, 0))
             log_warn("ops", "%s: truncate: %s", w.path, err_name(errno));
         err = fd < 0 ? -fd : enter_created(c, (uint32_t)parent, name, fd, open, out);
     }
