@@ -103,6 +103,8 @@ bool config_partial(const struct config *c);
 unsigned config_sync_replicas(const struct config *c, const char *database);
 /* The most that any database may wait for; 0: commits are asynchronous, all of them. */
 unsigned config_sync_most(const struct config *c);
+/* The fewest that a database waits for of those that wait at all; 0: none does. */
+unsigned config_sync_least(const struct config *c);
 
 /* The node of that name in c->nodes, or NULL. */
 const struct config_node *config_node(const struct config *c, const char *name);

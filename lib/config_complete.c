@@ -123,6 +123,10 @@ static int complete_lease(struct loader *l)
         err_set(l->e, ERR_CONFIG, "lease: {type: etcd} needs endpoints: [http://HOST:2379]");
         return config_at_key(l, CONFIG_KEY_LEASE_TYPE, ERR_CONFIG);
     }
+    if (c->lease.etcd && config_sync_most(c) && !c->n_nodes) {
+        err_set(l->e, ERR_CONFIG, "with lease: {type: etcd} synchronous commit needs \"nodes\", all of them: how many must be heard before one takes over follows from it");
+        return config_at_key(l, CONFIG_KEY_SYNC_REPLICAS, ERR_CONFIG);
+    }
     if (!c->lease.cert_file != !c->lease.key_file || !c->lease.user != !c->lease.password_file) {
         bool tls = !c->lease.cert_file != !c->lease.key_file;
         err_set(l->e, ERR_CONFIG, tls ? "lease: cert-file and key-file belong together" : "lease: user and password-file belong together");

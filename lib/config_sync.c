@@ -23,6 +23,15 @@ unsigned config_sync_most(const struct config *c)
     return (unsigned)most;
 }
 
+unsigned config_sync_least(const struct config *c)
+{
+    uint64_t least = c->sync.replicas;
+    for (int i = 0; c->sync.numbers && i < c->sync.databases.n; i++)
+        if (c->sync.numbers[i] && (!least || c->sync.numbers[i] < least))
+            least = c->sync.numbers[i];
+    return (unsigned)least;
+}
+
 /* One "pattern: number". */
 static int take(struct loader *l, const char *path, const char *pattern, const char *text)
 {

@@ -6,6 +6,7 @@
 #include "replicator/apply/apply_file.h"
 #include "replicator/capture/capture.h"
 #include "replicator/apply/fences.h"
+#include "replicator/database/filecalls.h"
 #include "replicator/stream/follower.h"
 #include "replicator/capture/hooks.h"
 #include "replicator/image/image_client.h"
@@ -261,6 +262,7 @@ int main(int argc, char **argv)
     mallopt(M_TRIM_THRESHOLD, 256 << 10);
     mallopt(M_ARENA_MAX, 2);
     evthread_use_pthreads();
+    filecalls_install();
     p.base = event_base_new();
     int rc = p.base ? startup_open(&p.node, config, &e) : err_errno(&e, ENOMEM, "event loop");
     if (!rc) {

@@ -29,6 +29,11 @@ struct position node_applied(const struct node *n)
     return p;
 }
 
+bool node_holds_lease(const struct node *n)
+{
+    return now_ns() < atomic_load(&n->lease_until);
+}
+
 uint64_t node_lag_ms(const struct node *n)
 {
     enum node_role r = node_role(n);

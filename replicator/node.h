@@ -57,6 +57,7 @@ struct node {
     int sums_fd;        /* <data>/sums */
     uint64_t start_ns;
     bool crashed;       /* the machine stopped without warning since the last run: what was not synced then may be anything */
+    uint64_t unsure_epoch; /* it was primary in this epoch when its machine stopped: its log may lack records of it that replicas have; 0: not so */
 
     struct rlog *rlog;
     struct sequencer *sequencer;
@@ -83,6 +84,7 @@ struct node {
 
     const struct filter *filter; /* which databases this node has as a replica */
     atomic_int role;               /* enum node_role */
+    atomic_uint_fast64_t lease_until; /* monotonic time before which nobody else can become primary if this node is; UINT64_MAX: lease.type static */
     atomic_bool unfencing;         /* primary, but fences of its time as a replica are still being taken down */
     atomic_bool passthrough;       /* as edgefs-fs said */
     atomic_bool stopping;
@@ -112,6 +114,8 @@ static inline enum node_role node_role(const struct node *n)
 }
 /* Milliseconds since this node last had everything its upstream had; 0 on the primary; UINT64_MAX never. */
 uint64_t node_lag_ms(const struct node *n);
+/* Whether no other node can have become primary yet, if this one is. Any thread. */
+bool node_holds_lease(const struct node *n);
 /* Copies name and URL of the primary ("" if unknown); buffers as large as the fields. */
 void node_primary(struct node *n, char name[128], char url[256]);
 /* The same of the node that this replica follows; path may be NULL. NULL, NULL, NULL: nobody. */

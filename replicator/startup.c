@@ -263,6 +263,7 @@ int startup_open(struct node *n, const struct config *c, struct err *e)
     n->start_ns = now_ns();
     pthread_mutex_init(&n->lock, NULL);
     atomic_store(&n->role, NODE_STARTING);
+    atomic_store(&n->lease_until, c->lease.etcd ? 0 : UINT64_MAX);
     int rc = open_directory(AT_FDCWD, c->data, &n->data_fd, e);
     if (!rc && mkdirat(n->data_fd, LAYOUT_SUMS, 0700) && errno != EEXIST)
         rc = err_errno(e, errno, "make %s", LAYOUT_SUMS);
@@ -316,6 +317,7 @@ int startup_role(struct node *n, struct err *e)
          * anything of the new primary is applied over it. */
         sequencer_set_epoch(n->sequencer, MAX(epochs_current(n->epochs).epoch, rlog_last(n->rlog).epoch));
         takeover_doubt(n, true);
+        n->unsure_epoch = n->crashed ? MAX(epochs_current(n->epochs).epoch, rlog_last(n->rlog).epoch) : 0;
         atomic_store(&n->role, NODE_HANDING_OVER);
         rc = 0;
     } else {

@@ -27,7 +27,7 @@
 static bool refuses(const struct capture *c)
 {
     /* Who has lost its lease, or hands it over, must not go on by itself. */
-    return c->node->config->sync.refuse || node_role(c->node) != NODE_PRIMARY;
+    return c->node->config->sync.refuse || node_role(c->node) != NODE_PRIMARY || !node_holds_lease(c->node);
 }
 
 static bool writer_active(const struct capture_file *cf)

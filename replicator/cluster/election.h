@@ -13,6 +13,7 @@ struct contender {
     uint64_t election; /* number of the epoch that it stands for with this position; 0: it has not noticed yet that nobody is primary */
     bool candidate;
     bool complete; /* everything in its log is applied, no database waits for an image */
+    bool counts;   /* where it says to stand is all that it may have vouched for to a primary, or told an application (needed) */
 };
 
 enum election_verdict {
@@ -22,8 +23,9 @@ enum election_verdict {
 };
 
 /* other[0..n): the rest of the nodes with a live lease. election: number of the epoch that is to begin (1: the cluster has never had one).
+ * needed: so many that count, self included, must have said where they stand, however long it takes (synchronous commit); 1: none but self.
  * patience_over: who has not answered by now is not waited for. why: at least 200 bytes, for a person; "" with TAKE. */
-enum election_verdict election_judge(const struct contender *self, const struct contender *other, size_t n, uint64_t election,
+enum election_verdict election_judge(const struct contender *self, const struct contender *other, size_t n, uint64_t election, unsigned needed,
                                      bool patience_over, char why[200]);
 
 #endif

@@ -118,6 +118,7 @@ static void take_node(struct lease_etcd *l, const struct etcd_key *k)
         *c = (struct contender){.epoch = get_number(o, "epoch"), .lsn = get_number(o, "lsn"), .priority = get_number(o, "priority"),
                                 .election = get_number(o, "election"), .candidate = json_is_true(json_object_get(o, "candidate")),
                                 .complete = json_is_true(json_object_get(o, "complete"))};
+        c->counts = c->candidate && !json_is_true(json_object_get(o, "unsure")) && config_node(l->n->config, name);
         memcpy(c->node, name, strlen(name) + 1);
         copy_text(c->url, sizeof c->url, o, "url");
         l->n_nodes++;
@@ -195,6 +196,7 @@ static int write_primary(struct lease_etcd *l, const char *node, const char *url
 static void renewed(struct lease_etcd *l, uint64_t sent, uint64_t seconds)
 {
     l->valid_until = sent + seconds * 1000 * MS;
+    atomic_store(&l->n->lease_until, l->valid_until);
     l->renew_at = sent + ttl_ns(l) / 3;
     pthread_mutex_lock(&l->lock);
     l->renewed_ns = sent;
@@ -222,6 +224,7 @@ static int renew(struct lease_etcd *l, struct err *e)
         return rc;
     if (!seconds) {
         l->lease = 0;
+        atomic_store(&l->n->lease_until, 0);
         l->renew_at = 0;
         return err_set(e, ERR_GONE, "etcd let our lease run out");
     }
@@ -236,13 +239,14 @@ static void publish(struct lease_etcd *l, uint64_t election)
     struct contender now = {.epoch = last.epoch, .lsn = last.lsn, .priority = l->n->config->lease.priority, .election = election,
                             .candidate = l->n->config->lease.candidate};
     now.complete = node_role(l->n) == NODE_PRIMARY || takeover_possible(l->n, NULL);
+    now.counts = now.candidate && (!l->n->unsure_epoch || last.epoch > l->n->unsure_epoch);
     const struct contender *was = &l->published;
-    bool same = now.epoch == was->epoch && now.lsn == was->lsn && now.election == was->election && now.complete == was->complete;
+    bool same = now.epoch == was->epoch && now.lsn == was->lsn && now.election == was->election && now.complete == was->complete && now.counts == was->counts;
     if (!l->lease || (l->published_ns && (same || (now.election == was->election && now_ns() < l->published_ns + PUBLISH_NS))))
         return;
-    json_t *o = json_pack("{s:s,s:I,s:I,s:b,s:b,s:I,s:I}", "url", l->n->config->http.advertise, "epoch", (json_int_t)now.epoch, "lsn",
-                          (json_int_t)now.lsn, "candidate", now.candidate, "complete", now.complete, "priority", (json_int_t)now.priority,
-                          "election", (json_int_t)election);
+    json_t *o = json_pack("{s:s,s:I,s:I,s:b,s:b,s:b,s:I,s:I}", "url", l->n->config->http.advertise, "epoch", (json_int_t)now.epoch, "lsn",
+                          (json_int_t)now.lsn, "candidate", now.candidate, "complete", now.complete, "unsure", now.candidate && !now.counts, "priority",
+                          (json_int_t)now.priority, "election", (json_int_t)election);
     _cleanup_free_ char *value = o ? json_dumps(o, JSON_COMPACT) : NULL;
     json_decref(o);
     bool done;
@@ -318,6 +322,23 @@ static void become_primary(struct lease_etcd *l)
     (void)etcd_swap(l->etcd, l->primary_name, l->key.mod_revision, &(struct etcd_put){.key = l->primary_name}, 1, &done, &e);
 }
 
+/* How many candidates, this node included, must have said where they stand before one of them takes over. A commit that was acknowledged is on the primary of then
+ * and on N replicas, so of any M - N of the M nodes that may have been these at least one has it. Those that are known not to be candidates have vouched for nothing. */
+static unsigned needed(const struct lease_etcd *l)
+{
+    const struct config *c = l->n->config;
+    unsigned least = config_sync_least(c), nodes = 1;
+    if (!least)
+        return 1;
+    for (int i = 0; i < c->n_nodes; i++) {
+        bool candidate = strcmp(c->nodes[i].name, c->node) != 0;
+        for (size_t k = 0; k < l->n_nodes; k++)
+            candidate &= l->nodes[k].candidate || strcmp(l->nodes[k].node, c->nodes[i].name) != 0;
+        nodes += candidate;
+    }
+    return nodes > least ? nodes - least : 1;
+}
+
 static void elect(struct lease_etcd *l)
 {
     char why[200];
@@ -330,7 +351,7 @@ static void elect(struct lease_etcd *l)
     snprintf(self.node, sizeof self.node, "%s", l->n->config->node);
     if (!l->lease || self.election != election)
         return;
-    switch (election_judge(&self, l->nodes, l->n_nodes, election, now - l->vacant_ns > PATIENCE_NS, why)) {
+    switch (election_judge(&self, l->nodes, l->n_nodes, election, needed(l), now - l->vacant_ns > PATIENCE_NS, why)) {
     case ELECTION_TAKE:
         break;
     case ELECTION_WAIT:
@@ -638,6 +659,7 @@ void lease_etcd_close(struct lease_etcd *l, bool release)
         pthread_join(l->thread, NULL);
         pthread_join(l->watcher, NULL);
     }
+    atomic_store(&l->n->lease_until, 0);
     if (release && l->lease && etcd_revoke(l->etcd, l->lease, &e))
         log_warn("lease", "the lease stays until it runs out: %s", e.text);
     etcd_free(l->etcd);

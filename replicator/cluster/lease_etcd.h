@@ -12,7 +12,7 @@
  *
  *   primary      {"node", "url", "epoch", "lsn"}   with the lease of the node that is primary: gone with it
  *   epoch        the number of the newest epoch; stays
- *   nodes/NAME   {"url", "epoch", "lsn", "candidate", "complete", "priority", "election"}   with the lease of that node
+ *   nodes/NAME   {"url", "epoch", "lsn", "candidate", "complete", "unsure", "priority", "election"}   with the lease of that node
  *
  * Time: a lease that etcd granted or renewed in answer to a request is alive for TTL seconds from when the request was *sent* (etcd counted later).
  * Both ends count on the monotonic clock. A primary that could not renew begins to fence itself when 4/5 of that are over. */

@@ -12,6 +12,7 @@
 #include "replicator/cluster/lease.h"
 #include "replicator/stream/position_server.h"
 #include "replicator/stream/stream_server.h"
+#include "replicator/stream/sync.h"
 #include <errno.h>
 #include <inttypes.h>
 
@@ -33,7 +34,8 @@ static int fence_one(void *ctx, struct database *db)
         pthread_mutex_lock(&db->sqlite);
         pthread_mutex_lock(&db->lock);
         bool needed = db->apps_open && db->state != DATABASE_ABSENT && db->state != DATABASE_OTHER && !(db->apply && db->apply->open);
-        int rc = needed ? apply_file_open(f->n, db, &f->e) : 0;
+        bool waits = needed && sync_waits(f->n->sync, db); /* a writer, for replicas: nothing that might wait for it is called with its locks held */
+        int rc = waits ? err_set(&f->e, ERR_AGAIN_LATER, "%s: a commit waits for replicas", db->name) : needed ? apply_file_open(f->n, db, &f->e) : 0;
         pthread_mutex_unlock(&db->lock);
         pthread_mutex_unlock(&db->sqlite);
         if (!rc || rc == -ENOENT) {

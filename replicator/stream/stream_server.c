@@ -466,7 +466,9 @@ void stream_server_handle(struct http_request *req, void *ctx)
     if (!rc && st->node[0])
         rc = replicas_connected(s->node->replicas, st->node, url, &e);
     const char *candidate = http_query(req, "candidate");
-    if (!rc && st->node[0] && (st->filtered || (candidate && !strcmp(candidate, "0"))))
+    /* With etcd the next election counts the nodes of the configuration: who is none of them must not be the one that has a commit. */
+    bool stranger = s->node->config->lease.etcd && !config_node(s->node->config, st->node);
+    if (!rc && st->node[0] && (st->filtered || stranger || (candidate && !strcmp(candidate, "0"))))
         replicas_bystander(s->node->replicas, st->node);
     if (rc) {
         refuse(req, st, &e);

@@ -117,6 +117,8 @@ void sync_vouched(struct sync *s)
             }
             if (w->acknowledged || vouched < w->lsn) {
                 i++;
+            } else if (!node_holds_lease(s->node)) {
+                i++; /* an election that did not hear of this record may be over: its time will be, too */
             } else if (w->kind == SYNC_JOURNAL) {
                 w->acknowledged = wake = true;
                 s->ready++;

@@ -2,7 +2,7 @@
 """Random schedules of faults against a real cluster, with clients that write and read all the time; each ends healed, whole and judged (README.md).
 
   driver.py            CLUSTER_SCHEDULES schedules from seed CLUSTER_FIRST on (LONG=1: from a random one), CLUSTER_JOBS at a time
-  driver.py --seed N   one schedule. One that fails leaves its history in /tmp/edgefs-cluster-N.json
+  driver.py --seed N   one schedule. One that fails leaves its history, and each node's log and data, in /tmp/edgefs-cluster-N.json*
 """
 import argparse
 import contextlib
@@ -161,6 +161,7 @@ class Schedule:
             self.say(f"history: {keep}")
             for node in world.nodes:
                 shutil.copytree(node.data, f"{keep}.{node.name}", dirs_exist_ok=True, ignore=shutil.ignore_patterns("run", "lost+found", "ballast"))
+                shutil.copy(node.log_file, f"{keep}.{node.name}.log")
 
 
 def one(args):

@@ -1,5 +1,6 @@
 """A cluster as it stands in the world: each node in a network namespace of its own, with its applications, behind its proxy; etcd; and a relay on every way between them."""
 import contextlib
+import glob
 import json
 import os
 import signal
@@ -23,6 +24,17 @@ TOKEN = "token-of-the-cluster-tests"
 HEAL_SECONDS = 60
 DISK_BYTES = 256 << 20  # more than a schedule writes
 CLOCK = os.path.join(harness.BUILD, "clock.so")
+
+
+def waiting(pid):
+    """Where in the kernel the threads of a process are: whoever hangs in a call into the mount shows."""
+    found = []
+    for task in glob.glob(f"/proc/{pid}/task/*"):
+        with contextlib.suppress(OSError):
+            state = harness.read(os.path.join(task, "stat")).rpartition(")")[2].split()[0]
+            calls = [line.split()[-1] for line in harness.read(os.path.join(task, "stack")).splitlines()[:6]]
+            found += [f"{os.path.basename(task)} {state} {' '.join(calls)}"]
+    return found
 
 
 class Machine(harness.Node):
@@ -201,7 +213,8 @@ class World:
         """What became of them, for whoever wonders why their sessions say nothing."""
         with open(os.path.join(self.cluster.tmp, "stations.log")) as f:
             log = f.read()
-        return f"{ {n.name: n.station and n.station.poll() for n in self.nodes} } {log[-2000:]}"
+        waits = {n.name: waiting(n.station.pid) for n in self.nodes if n.station is not None}
+        return f"{ {n.name: n.station and n.station.poll() for n in self.nodes} } {waits} {log[-2000:]}"
 
     def events(self):
         return [e for t in self.trails if os.path.exists(t) for e in store.read_trail(t)]

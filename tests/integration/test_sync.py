@@ -1,5 +1,6 @@
 """Synchronous commit: what an application was told to be committed is durable on replicas, and what was refused is nowhere."""
 import contextlib
+import json
 import os
 import signal
 import sqlite3
@@ -330,6 +331,55 @@ class SyncFailover(EdgeTest):
             primary.start()
             wait_followers(cluster, new)
             wait_until(lambda: count(primary) == count(new), 30, lambda: f"the old primary has the same: {count(primary)}, {count(new)}")
+            cluster.identical()
+
+    @within(90)
+    def test_who_may_lack_an_acknowledged_commit_does_not_take_over_before_enough_others_are_heard(self):
+        with etcd_cluster(3, extra=sync()) as (etcd, cluster, primary):
+            harness.make_load_db(primary)
+            has, lacks = [n for n in cluster.nodes if n is not primary]
+            wait_until(lambda: count(lacks) == 0, 20, "the database is everywhere")
+            with stopped(lacks), Session(primary.path("load.db")) as writer:
+                writer.sql("PRAGMA synchronous=FULL")
+                writer.sql("INSERT INTO t (w, s) VALUES (1, 0)")  # acknowledged: one replica has it
+                primary.kill_all()
+                has.kill_all()
+            wait_until(lambda: "it takes 2" in json.dumps(lacks.status()["warnings"]), 30, lambda: f"it waits, and says why: {lacks.status()}")
+            self.assertEqual(lacks.status()["role"], "replica")
+            has.start(wait=False)
+            new = wait_primary(cluster, primary, 30)
+            self.assertIs(new, has)
+            self.assertEqual(count(new), 1)
+            primary.start()
+            wait_followers(cluster, new)
+            cluster.identical()
+
+    @within(90)
+    def test_a_node_that_fences_itself_ends_the_commits_that_wait(self):
+        """Nothing that the fence does may wait for what only the end of such a commit gives free: the inode of its WAL, which fsync has locked."""
+        with etcd_cluster(2, extra=sync(timeout="4s")) as (etcd, cluster, primary):
+            replica = next(n for n in cluster.nodes if n is not primary)
+            for name, mode in (("load.db", "wal"), ("more.db", "delete")):
+                harness.make_load_db(primary, name, mode=mode)
+            wait_until(lambda: count(replica) == 0 and count(replica, name="more.db") == 0, 20, "the databases are everywhere")
+            with contextlib.ExitStack() as stack:
+                writers = [stack.enter_context(Session(primary.path(name))) for name in ("load.db", "more.db")]
+                for w in writers:
+                    w.sql("PRAGMA synchronous=FULL")
+                with stopped(replica):
+                    etcd.signal(signal.SIGSTOP)
+                    for w in writers:
+                        w.send("INSERT INTO t (w, s) VALUES (1, 0)")
+                    wait_until(lambda: "could not be renewed" in primary.log(), 30, "it fences itself")
+                    for w in writers:
+                        with self.assertRaises(SessionError):
+                            w.receive()
+                    wait_until(lambda: primary.status()["role"] == "replica", 30, "it is fenced")
+                    etcd.signal(signal.SIGCONT)
+            new = wait_primary(cluster, timeout=30)
+            self.assertEqual([count(new), count(new, name="more.db")], [0, 0])
+            self.assertNotIn("no answer to hook", primary.log())
+            wait_followers(cluster, new)
             cluster.identical()
 
 

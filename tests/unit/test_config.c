@@ -232,6 +232,8 @@ static const struct bad {
     {BASE "logging: {level: loud}\n", 4, "logging.level: \"loud\" is not one of debug, info, warn, error"},
     {BASE "lease: {type: zookeeper}\n", 4, "lease.type: \"zookeeper\" is not one of static, etcd"},
     {BASE "lease: {type: etcd}\n", 4, "lease.type: lease: {type: etcd} needs endpoints: [http://HOST:2379]"},
+    {BASE "sync-replicas: 1\nlease: {type: etcd, endpoints: [http://h:1]}\n", 4,
+     "sync-replicas: with lease: {type: etcd} synchronous commit needs \"nodes\", all of them: how many must be heard before one takes over follows from it"},
     {BASE "lease: {endpoints: [http://h:1]}\n", 4, "lease.endpoints: \"lease.endpoints\" needs lease: {type: etcd}"},
     {BASE "lease: {type: etcd, endpoints: [http://h:1], primary: n1}\n", 4, "lease.primary: \"lease.primary\" is for lease: {type: static}; with etcd the most advanced candidate becomes primary"},
     {BASE "lease:\n  type: etcd\n  endpoints:\n    - http://h:1\n    - nonsense\n", 8, "lease.endpoints: \"nonsense\" is not a URL of the form http[s]://HOST:PORT"},
