@@ -25,5 +25,5 @@ QUICK = ["walbak.test", "walcksum.test", "walnoshm.test", "pager3.test", "journa
          "backup2.test", "mmap2.test", "crash2.test"]
 
 # They repeat each step with its Nth allocation, read or write failing, or crash again and again: minutes each. They come last.
-SLOW = ["*malloc*", "*ioerr*", "*fault*", "*crash*", "*_err*", "*fuzz*", "*thread*", "walslow*", "backup.test", "vacuum3.test", "savepoint[46]*",
+SLOW = ["*malloc*", "*ioerr*", "*fault*", "*crash*", "*_err*", "*fuzz*", "*thread*", "walslow*", "walbig.test", "backup.test", "vacuum3.test", "savepoint[46]*",
         "*rnd*", "big*", "*corrupt*", "sort[1-5].test", "mmap[14].test", "wal3.test"]
