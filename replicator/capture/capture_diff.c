@@ -201,6 +201,31 @@ static int record_difference(struct node *n, struct database *db, struct scan *s
     return rc;
 }
 
+/* What lies under the name is no database. If it is another file than the one that is known, or one that was emptied, the database is gone, as if it had been removed. A file that
+ * merely begins otherwise now is damaged: what replicas have of it is not taken away. db->lock is held. */
+static int record_end(struct node *n, struct database *db, struct err *e)
+{
+    struct capture_file *cf = db->capture;
+    uint64_t lsn;
+    int rc = database_load(n->databases, db, e);
+    const struct dbstate *st = database_dbstate(db);
+    if (rc || !st->txid)
+        return rc;
+    bool another = cf->anew || st->commit == 0 || (st->inode && st->inode != database_stamp(n->db_fd, db->name).ino);
+    if (!another)
+        return 0;
+    if (filling(db))
+        return err_set(e, ERR_AGAIN_LATER, "%s is being overwritten", db->name);
+    rc = sequencer_append(n->sequencer, RECORD_DROP, db->name, NULL, 0, &lsn, e);
+    if (!rc) {
+        log_info("capture", "%s: another file has taken its place, which is no database", db->name);
+        database_forget(n->databases, db, lsn);
+        cf->anew = false;
+        cf->emptied_ns = 0;
+    }
+    return rc;
+}
+
 /* After the scan's own connection was closed: the WAL may be gone with it, and then the file alone is the state. */
 static void settle_wal(struct node *n, struct database *db, struct capture_file *cf)
 {
@@ -223,6 +248,8 @@ static void mark_result(struct database *db, int rc, const struct scan_result *r
         return; /* nothing new: still true of the last change */
     else if (rc == 0)
         database_mark(db, DATABASE_OK, NULL);
+    else if (rc == ERR_NOT_DATABASE && database_dbstate(db)->txid)
+        database_mark(db, DATABASE_OTHER, "no SQLite database any more: not replicated, and the replicas keep what it was");
     else if (rc == ERR_NOT_DATABASE)
         database_mark(db, DATABASE_OTHER, NULL);
     else if (rc == ERR_AGAIN_LATER && attempt < QUIET_ATTEMPTS)
@@ -308,6 +335,14 @@ void capture_diff_job(struct node *n, struct database *db, uint64_t attempt)
     }
     if (!rc)
         rc = record_difference(n, db, s, &r, before, &found, &e);
+    else if (rc == ERR_NOT_DATABASE) {
+        struct err why;
+        int end = record_end(n, db, &why);
+        if (end) {
+            rc = end;
+            e = why;
+        }
+    }
     if (!rc)
         metrics_add(METRIC_COMPARED, 1);
     found &= !cf->suspect; /* otherwise nobody was there to see how it was written */

@@ -259,6 +259,40 @@ class Names(EdgeTest):
             self.assertFalse(os.path.exists(b.path("notes/moved.txt")))
             cluster.identical()
 
+    def test_a_file_that_is_no_database_and_takes_the_place_of_one_ends_it(self):
+        with Cluster(2, self.passthrough) as cluster:
+            a, b = cluster.nodes
+            names = {"renamed.db", "written.db", "removed.db", "emptied.db"}
+            for name in [*names, "damaged.db"]:
+                make(a, name)
+            cluster.sync()
+            for name in names:
+                wait_until(lambda name=name: count(b, name) == 10, 30, name)
+            with open(a.path("note"), "w") as f:
+                f.write("hello\n")
+            os.rename(a.path("note"), a.path("renamed.db"))
+            with open(a.path("written.db"), "w") as f:
+                f.write("hello\n")
+            os.unlink(a.path("removed.db"))
+            with open(a.path("removed.db"), "w") as f:
+                f.write("hello\n")
+            os.truncate(a.path("emptied.db"), 0)
+            wait_until(lambda: b.databases()["emptied.db"]["pages"] == 0, 30, "an empty database")
+            os.truncate(a.path("emptied.db"), 64)
+            with open(a.path("damaged.db"), "r+b") as f:
+                f.write(bytes(16))
+            wait_until(lambda: {n for n, e in a.databases().items() if e["kind"] == "other"} == names | {"damaged.db"}, 30,
+                       lambda: f"listed as other: {a.databases()}")
+            wait_until(lambda: set(b.databases()) == {"damaged.db"} and not names & set(os.listdir(b.mount)), 30,
+                       lambda: f"on the replica: {b.databases()}, {os.listdir(b.mount)}")
+            self.assertEqual(count(b, "damaged.db"), 10, "nobody takes a good copy of a damaged database away")
+            wait_until(lambda: "the replicas keep what it was" in (a.databases()["damaged.db"].get("warning") or ""), 30, "said of the damaged one")
+            for name in names:
+                os.unlink(a.path(name))
+                make(a, name, rows=3)
+            for name in names:
+                wait_until(lambda name=name: count(b, name) == 3, 30, f"{name} is a database again")
+
     def test_directories_come_and_go(self):
         with Cluster(2, self.passthrough) as cluster:
             a, b = cluster.nodes
