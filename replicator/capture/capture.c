@@ -105,11 +105,16 @@ static void add_to(struct database ***list, size_t *n, size_t *size, struct data
     (*list)[(*n)++] = db;
 }
 
-void capture_notice(struct capture *c, struct database *db)
+void capture_note(struct capture *c, struct database *db)
 {
     pthread_mutex_lock(&c->lock);
     add_to(&c->noticed, &c->n_noticed, &c->size_noticed, db);
     pthread_mutex_unlock(&c->lock);
+}
+
+void capture_notice(struct capture *c, struct database *db)
+{
+    capture_note(c, db);
     capture_wake(c);
 }
 

@@ -23,6 +23,9 @@ void capture_close(struct capture *c);
 /* Asks for a look at a database (any thread; does not wait). */
 void capture_notice(struct capture *c, struct database *db);
 
+/* The same without waking it: capture_wake is to follow. */
+void capture_note(struct capture *c, struct database *db);
+
 /* Has its thread go round. Any thread. */
 void capture_wake(struct capture *c);
 

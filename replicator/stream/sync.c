@@ -129,11 +129,12 @@ void sync_vouched(struct sync *s)
         }
         pthread_mutex_unlock(&s->lock);
         for (unsigned i = 0; i < n; i++) {
+            /* Noted first: whoever asks for a position as soon as the call has returned must not be served by a round that does not look here. */
+            capture_note(s->node->capture, answer[i].db);
             hooks_answer(s->node->hooks, answer[i].hook, 0, NULL);
-            capture_notice(s->node->capture, answer[i].db);
         }
         metrics_add(METRIC_SYNC_COMMITS, n);
-        if (wake)
+        if (wake || n)
             capture_wake(s->node->capture);
     } while (n == ARRAY_SIZE(answer));
 }
