@@ -114,6 +114,32 @@ class Replica(Orphan):
                     self.assertLessEqual(set(range(300, 301 + round_)), kept_rows(b, name), f"{name}: what was committed on the replica")
             self.assertEqual(quarantined(a), [])
 
+    def test_what_is_committed_on_a_replica_while_it_stops_is_in_quarantine(self):
+        """With the replicator go the fences, and an application that still has a database open keeps the mount for some seconds."""
+        with Cluster(2, self.passthrough) as cluster:
+            a, b = cluster.nodes
+            databases(cluster, a)
+            committed = set()
+            with sessions(b) as on_b:
+                log = len(b.log())
+                b.process.send_signal(signal.SIGTERM)
+                wait_until(lambda: "is still used by" in b.log()[log:], 30, lambda: "it waits for the applications: " + b.log()[log:])
+                for name, session in on_b.items():
+                    with contextlib.suppress(SessionError):
+                        session.sql("INSERT INTO t (w, s) VALUES (9, 300)")
+                        committed.add(name)
+            self.assertEqual(b.process.wait(30), 0)
+            a.sql("load.db", "INSERT INTO t (w, s) VALUES (0, 1)")
+            b.start()
+            wait_until(lambda: all(d["state"] == "ok" for d in b.databases().values()), 30, lambda: f"b has the primary's pages again: {b.databases()}")
+            cluster.sync()
+            cluster.identical()
+            self.assertEqual(rows(b, "load.db"), {-1, 1})
+            for name in committed:
+                self.assertIn(300, kept_rows(b, name), f"{name}: what was committed on the replica")
+            self.assertIn("load.db", committed, "nothing fences it any more: if this changes, so should what is expected here")
+            self.assertEqual(quarantined(a), [])
+
     @within(120)
     def test_what_is_committed_on_a_replica_without_launcher_and_replicator_is_in_quarantine(self):
         self.killed(("launcher", "replicator"))
