@@ -61,6 +61,36 @@ void lease_save(struct node *n)
     pthread_mutex_unlock(&save_lock);
 }
 
+/* This node's current epoch gets another number in its history: one of its own. The records keep the old one. */
+static int renumber(struct node *n, struct err *e)
+{
+    struct epoch_entry *list = calloc(EPOCHS_MAX, sizeof *list);
+    if (!list)
+        return err_errno(e, ENOMEM, "history of epochs");
+    size_t k = epochs_newest(n->epochs, list, EPOCHS_MAX);
+    if (k)
+        list[k - 1].epoch = lease_next_epoch(n, n->config->node, list[k - 1].epoch);
+    int rc = k ? epochs_replace(n->epochs, list, k, e) : 0;
+    free(list);
+    return rc;
+}
+
+/* Another node is primary of an epoch with the same number (one of the two has a `nodes` without itself, so that the number was not its own). A position that names this
+ * number says nothing: it may mean either history. So the one that stays primary takes the number out of its history and begins an epoch that is its own. Whoever comes with
+ * the old number starts afresh, and what it had from where the histories part goes into its quarantine; the other primary is among them, as it gives way to a later epoch. */
+static void stand_apart(struct node *n, const struct discovered *d)
+{
+    struct err e;
+    uint64_t lsn, known = epochs_current(n->epochs).epoch;
+    log_warn("lease", "%s is primary of an epoch with the same number, %llu: this node goes on with another one", d->node, (unsigned long long)known);
+    if (takeover_fence(n, now_ns() + GIVE_WAY_NS, &e)) {
+        node_warn(n, "a new epoch: %s", e.text);
+    } else if (renumber(n, &e) || takeover_begin_epoch(n, lease_next_epoch(n, n->config->node, epochs_current(n->epochs).epoch), &lsn, &e)) {
+        node_warn(n, "a new epoch: %s", e.text);
+    }
+    takeover_writable(n);
+}
+
 void lease_give_way(struct node *n, const char *url, bool *ending)
 {
     struct discovered d;
@@ -68,8 +98,15 @@ void lease_give_way(struct node *n, const char *url, bool *ending)
     enum node_role role = node_role(n);
     if (promotion_running() || (role != NODE_PRIMARY && !(role == NODE_HANDING_OVER && *ending)))
         return;
-    if (discover_ask(n, url, &d, NULL) || d.role != NODE_PRIMARY || d.pos.epoch <= epochs_current(n->epochs).epoch)
+    if (discover_ask(n, url, &d, NULL) || d.role != NODE_PRIMARY || d.pos.epoch < epochs_current(n->epochs).epoch)
         return;
+    if (d.pos.epoch == epochs_current(n->epochs).epoch) {
+        if (role == NODE_PRIMARY && strcmp(n->config->node, d.node) < 0) /* any rule that both judge alike */
+            stand_apart(n, &d);
+        else
+            *ending = *ending || role == NODE_PRIMARY; /* asked again soon */
+        return;
+    }
     log_warn("lease", "%s is primary in epoch %llu, later than our %llu: no more writes here", d.node, (unsigned long long)d.pos.epoch,
              (unsigned long long)epochs_current(n->epochs).epoch);
     *ending = true;

@@ -16,7 +16,7 @@ bool lease_still_ours(struct node *n);
 
 /* While it runs, with a static lease: asks the node at url, and if that one is primary with a later epoch (it was promoted by force while this one was cut off),
  * fences this node and follows it. What only this node has goes into quarantine. Blocks for some seconds at most; called again until it has succeeded:
- * *ending says that it has begun. The neighbours' thread. */
+ * *ending says that it has begun. If that one's epoch has the same number as ours, the one of the two whose name comes first begins a later one. The neighbours' thread. */
 void lease_give_way(struct node *n, const char *url, bool *ending);
 
 /* The number of the epoch that node name begins, above all that is known. With the static lease, where nobody hands out numbers, each of the configured nodes has

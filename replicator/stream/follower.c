@@ -389,7 +389,7 @@ static int end_frame(struct follower *f, struct err *e)
     rc = sequencer_commit_received(f->node->sequencer, &f->h, e);
     if (rc)
         return rc;
-    if (f->h.type == RECORD_EPOCH && !epochs_end_of(f->node->epochs, f->h.pos.epoch)) /* the greeting may have told of it, and of later ones */
+    if (f->h.type == RECORD_EPOCH && f->h.pos.epoch > epochs_current(f->node->epochs).epoch) /* the greeting may have told of it, and of later ones */
         rc = epochs_begin(f->node->epochs, f->h.pos.epoch, f->h.pos.lsn, e);
     if (rc)
         return rc;

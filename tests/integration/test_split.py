@@ -105,6 +105,35 @@ class Split(EdgeTest):
             dead.start()
             self.one_history(cluster, one, two, names)
 
+    @within(120)
+    def test_two_primaries_whose_epochs_have_the_same_number(self):
+        """As above, but neither lists itself in `nodes`, so each takes the next number. Both are written after they have begun, at the same LSNs, and one more node follows either."""
+        with Cluster(4) as cluster:
+            dead, one, two, follower = cluster.nodes
+            names = self.databases(cluster, dead, "wal")
+            dead.kill_all()
+            for node in cluster.nodes[1:]:
+                node.kill_all()
+                node.peers = [p for p in node.peers if p[0] != node.name]
+                node.write_config()
+            for node, first in ((two, 100), (one, 200)):  # `one` stays primary: its name comes first
+                node.start()
+                if node is two:
+                    follower.start()
+                harness.ctl(node, "promote", node.name, "--force", "--yes")
+                if node is two:
+                    wait_until(lambda: follower.status()["connected"] and follower.status()["primary"] == two.name, 30, lambda: f"it follows: {follower.status()}")
+                for i in range(10):
+                    for name in names:
+                        node.sql(name, "INSERT INTO t (w, s) VALUES (?, ?)", (first, first + i))
+                if node is two:
+                    wait_until(lambda: follower.lsn() == two.lsn(), 30, "it has everything")
+                    follower.kill_all()
+                node.kill_all()
+            for node in (two, one, follower, dead):
+                node.start()
+            self.one_history(cluster, two, one, names)
+
     @within(150 + PAUSE)
     def test_a_primary_that_is_paused_for_long(self):
         """All programs of the primary stopped for much longer than the lease, then continued: it follows, and nothing of the new history is lost."""
