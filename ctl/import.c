@@ -1,5 +1,6 @@
 #include "ctl/cluster.h"
 #include "ctl/field.h"
+#include "ctl/lend.h"
 #include "ctl/options.h"
 #include "ctl/progress.h"
 #include "ctl/text.h"
@@ -9,10 +10,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
+#include <sys/eventfd.h>
 #include <sys/stat.h>
 
 #define HOPS_MAX 3
+#define COPY_MS 600000u      /* a node that has been lent the file answers when it has checked and installed it */
+#define COPY_BYTES_MS 10000u /* … and copies so many bytes a millisecond, on a slow disk */
+#define WATCH_MS 100
 #define DATABASE_MAX ((uint64_t)65536 * 0xfffffffe) /* page size times pages, https://sqlite.org/limits.html */
 
 /* A companion file with something in it: the file alone is not the whole database. */
@@ -73,7 +80,75 @@ static int open_database(const char *path, int *fd_out, uint64_t *size, struct e
     return 0;
 }
 
-static int upload(struct cluster *c, char **url, const char *name, int fd, uint64_t size, struct err *e)
+struct watch {
+    int fd, over; /* the file; an eventfd that says when to end */
+    pthread_t thread;
+    bool started;
+};
+
+/* The bar of a file that the node reads: its position in the file is ours, too. */
+static void *watch(void *arg)
+{
+    struct watch *w = arg;
+    struct pollfd p = {.fd = w->over, .events = POLLIN};
+    off_t shown = 0;
+    while (poll(&p, 1, WATCH_MS) == 0) {
+        off_t now = lseek(w->fd, 0, SEEK_CUR);
+        if (now > shown) {
+            progress_add((uint64_t)(now - shown));
+            shown = now;
+        }
+    }
+    return NULL;
+}
+
+static void watch_begin(struct watch *w, int fd)
+{
+    *w = (struct watch){.fd = fd, .over = eventfd(0, EFD_CLOEXEC)};
+    w->started = w->over >= 0 && pthread_create(&w->thread, NULL, watch, w) == 0; /* it can do without a bar */
+}
+
+static void watch_end(struct watch *w)
+{
+    if (w->started) {
+        (void)eventfd_write(w->over, 1); /* cannot fail: nothing is in it */
+        pthread_join(w->thread, NULL);
+    }
+    if (w->over >= 0)
+        close(w->over);
+}
+
+/* Imports without an upload. *status 410: this node, though it is reached by an address of this host, is not the one that the file was lent to. */
+static int import_lent(struct cluster *c, const char *url, const char *path, const struct lend *l, int fd, uint64_t size, int *status, json_t **answer,
+                       struct err *e)
+{
+    _cleanup_free_ char *whole = cluster_path("%s?file=%s", path, l->number);
+    if (!whole)
+        return err_errno(e, ENOMEM, "import");
+    struct request r = {.method = "PUT", .url = url, .path = whole, .timeout_ms = COPY_MS + size / COPY_BYTES_MS};
+    struct watch w;
+    watch_begin(&w, fd);
+    int rc = cluster_ask(c, &r, status, answer, e);
+    watch_end(&w);
+    return rc;
+}
+
+static int import(struct cluster *c, const char *url, const char *path, int fd, uint64_t size, int *status, json_t **answer, struct err *e)
+{
+    struct request r = {.method = "PUT", .url = url, .path = path};
+    struct lend l;
+    if (lend_begin(c, url, fd, &l)) {
+        int rc = import_lent(c, url, path, &l, fd, size, status, answer, e);
+        lend_end(&l);
+        if (rc != ERR_REMOTE || *status != 410)
+            return rc;
+        json_decref(*answer);
+        *answer = NULL;
+    }
+    return cluster_upload(c, &r, fd, size, progress_add, status, answer, e);
+}
+
+static int import_at(struct cluster *c, char **url, const char *name, int fd, uint64_t size, struct err *e)
 {
     _cleanup_free_ char *escaped = cluster_escape(name);
     _cleanup_free_ char *path = escaped ? cluster_path("/v1/databases/%s", escaped) : NULL;
@@ -82,10 +157,9 @@ static int upload(struct cluster *c, char **url, const char *name, int fd, uint6
     for (int hop = 0;; hop++) {
         int status;
         json_t *answer = NULL;
-        struct request r = {.method = "PUT", .url = *url, .path = path};
         progress_begin(name, size);
         uint64_t begun = now_ns();
-        int rc = cluster_upload(c, &r, fd, size, progress_add, &status, &answer, e);
+        int rc = import(c, *url, path, fd, size, &status, &answer, e);
         progress_end();
         if (rc == ERR_REMOTE && status == 421 && hop < HOPS_MAX && cluster_redirect(answer, url)) {
             json_decref(answer);
@@ -113,7 +187,7 @@ static int run(struct cluster *c, int argc, char **argv)
     _cleanup_fd_ int fd = -1;
     _cleanup_free_ char *url = NULL;
     if (cluster_check_name(argv[2], &e) || open_database(argv[1], &fd, &size, &e) || cluster_primary(c, &url, &e) ||
-        upload(c, &url, argv[2], fd, size, &e))
+        import_at(c, &url, argv[2], fd, size, &e))
         return ctl_fail_err(&e);
     return CTL_OK;
 }

@@ -25,6 +25,7 @@
     X(SCRUB_BAD, "edgefs_scrub_bad_pages_total", "Pages that had changed on the disk by themselves.")                  \
     X(SCRUB_MENDED, "edgefs_scrub_mended_pages_total", "Pages that were mended from another node.")                    \
     X(IMPORTS, "edgefs_imports_total", "Databases that were imported through the API.")                                \
+    X(IMPORTS_LENT, "edgefs_imports_lent_total", "Imports of files that edgefs-ctl lent on this host instead of uploading them.") \
     X(IMPORT_BYTES, "edgefs_import_bytes_total", "Bytes of imported databases.")                                       \
     X(SYNC_COMMITS, "edgefs_sync_commits_total", "Commits that were answered when enough replicas had them.")           \
     X(SYNC_TIMEOUTS, "edgefs_sync_timeouts_total", "Commits that waited for replicas until sync-timeout.")               \

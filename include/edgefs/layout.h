@@ -16,6 +16,7 @@
 #define LAYOUT_HOOKS_SOCK "run/hooks.sock" /* edgefs-fs listens, edgefs-replicator connects; see hooks.h */
 #define LAYOUT_POSITION_SOCK "run/position.sock" /* edgefs-replicator listens, edgefs-proxy connects; see position_feed.h */
 #define LAYOUT_LAUNCHER_SOCK "run/launcher.sock" /* edgefs upgrade, edgefs stop */
+#define LAYOUT_FILES_SOCK "run/files.sock"   /* edgefs-replicator listens, edgefs-ctl connects; see lend.h */
 
 /* Names with this prefix exist for the replicator alone: ENOENT for everybody else, absent from listings. */
 #define LAYOUT_PRIVATE_PREFIX ".edgefs-"

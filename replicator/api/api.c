@@ -9,6 +9,7 @@
 #include "replicator/image/image_server.h"
 #include "replicator/image/import.h"
 #include "replicator/image/import_feed.h"
+#include "replicator/image/lent.h"
 #include "replicator/metrics.h"
 #include "replicator/cluster/lease_etcd.h"
 #include "replicator/cluster/promotion.h"
@@ -357,6 +358,16 @@ void api_database(struct http_request *req, void *arg)
         http_reply_error(req, 404, "there is nothing called \"%s\" below a database", verb);
 }
 
+/* What a program on the same host may use besides HTTP. */
+static void on_local(struct http_request *req, void *arg)
+{
+    struct api *a = arg;
+    if (a->lent)
+        http_reply_json(req, 200, json_pack("{s:s}", "files", lent_path(a->lent)));
+    else
+        http_reply_error(req, 404, "this node takes files by upload only");
+}
+
 /* ---- the server ---- */
 
 static int listen_on(struct api *a, struct err *e)
@@ -370,6 +381,7 @@ static int listen_on(struct api *a, struct err *e)
         {HTTP_M_GET | HTTP_M_PUT | HTTP_M_DELETE, "/v1/databases/", HTTP_PREFIX | HTTP_STREAM_BODY, api_database, a, 0},
         {HTTP_M_POST, "/v1/databases/", HTTP_PREFIX, api_database, a, DIFFERENCE_RANGES_MAX * 8},
         {HTTP_M_GET, "/v1/imports/", HTTP_PREFIX, import_feed_get, a, 0},
+        {HTTP_M_GET, "/v1/local", 0, on_local, a, 0},
         {HTTP_M_GET, "/v1/log", 0, api_log, a, 0},
         {HTTP_M_GET, "/v1/log/", HTTP_PREFIX, api_log_record, a, 0},
         {HTTP_M_GET, "/v1/quarantine", 0, api_quarantine, a, 0},
@@ -404,10 +416,15 @@ int api_open(struct node *n, struct event_base *base, struct api **out, struct e
         rc = jobs_open(a->http, JOBS_THREADS, JOBS_MAX, &a->jobs, e);
     if (!rc)
         rc = jobs_open(a->http, 1, JOBS_MAX, &a->urgent, e);
+    if (!rc)
+        rc = jobs_open(a->http, 1, JOBS_MAX, &a->copying, e);
     if (rc) {
         api_close(a);
         return rc;
     }
+    struct err lent;
+    if (lent_open(n->config->data, base, &a->lent, &lent))
+        log_warn("api", "edgefs-ctl cannot lend files for imports, and has to upload them: %s", lent.text);
     log_info("api", "listening on %s port %u", n->config->http.host, http_server_port(a->http));
     *out = a;
     return 0;
@@ -427,13 +444,15 @@ void api_stop(struct api *a)
         return;
     jobs_close(a->urgent);
     jobs_close(a->jobs);
-    a->urgent = a->jobs = NULL; /* what ends below finds no pool, and does the rest itself */
+    jobs_close(a->copying);
+    a->urgent = a->jobs = a->copying = NULL; /* what ends below finds no pool, and does the rest itself */
     api_wait_close(a);
     stream_server_stop(a->streams);
     pthread_mutex_lock(&a->lock);
     a->stopped = true;
     pthread_mutex_unlock(&a->lock);
     http_server_close(a->http);
+    lent_close(a->lent);
 }
 
 void api_close(struct api *a)

@@ -9,6 +9,7 @@
 #include <sys/queue.h>
 
 struct event;
+struct lent_server;
 struct waiter;
 
 struct api {
@@ -16,7 +17,9 @@ struct api {
     struct event_base *base;
     struct http_server *http;
     struct stream_server *streams;
+    struct lent_server *lent; /* NULL: that socket could not be opened */
     struct jobs *jobs;   /* what takes long: scans, copies, imports */
+    struct jobs *copying; /* copies of files that were lent, one at a time: they take the disk's time, not a thread that others wait for */
     struct jobs *urgent; /* the target's half of a promotion: waits for nothing else */
     TAILQ_HEAD(, waiter) waiters; /* api_wait.c */
     struct event *wait_timer;

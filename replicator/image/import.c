@@ -1,8 +1,10 @@
-/* PUT /v1/databases/NAME: a body of any size becomes a database, with the memory of one piece.
+/* PUT /v1/databases/NAME: a body of any size, or a file that was lent (lent.h), becomes a database, with the memory of one piece.
  *
  *   OPENING ──► RECEIVING ──body complete──► COMMITTING ──► answered
- *   (pool)       (loop: one write a piece)    (pool)
- *      │            │ write failed, client gone
+ *   (pool)  │    (loop: one write a piece)    (pool) ▲
+ *      │    └─► COPYING ──file complete──────────────┘
+ *      │         (a pool of its own)
+ *      │            │ read or write failed, client gone, lender gone
  *      └────────────┴──────► CLEANING (pool: temporary file and new directories are removed) ──► freed                            */
 #include "replicator/image/import.h"
 
@@ -12,6 +14,7 @@
 #include "replicator/capture/capture.h"
 #include "replicator/image/import_feed.h"
 #include "replicator/image/incoming.h"
+#include "replicator/image/lent.h"
 #include "replicator/metrics.h"
 #include "replicator/database/pagesums.h"
 #include "replicator/database/scan.h"
@@ -24,6 +27,7 @@
 
 #define FLUSH_BYTES (8u << 20) /* written to disk while more arrives, so that the end does not have to wait for all of it */
 #define IMPORTS_MAX 16u
+#define PIECE (1u << 20) /* bytes that are copied at once */
 
 static unsigned imports_open; /* the loop's thread */
 
@@ -37,8 +41,14 @@ struct import {
     bool complete; /* the whole body has come */
     int fd;         /* the temporary file, through the mount; -1 */
     int backing_fd; /* the same in the backing directory */
-    int64_t size, flushed;
-    struct pagesums sums;     /* taken as it comes, of one that is announced. The loop's thread; in COMMITTING the job's */
+    int64_t announced;     /* bytes; -1: not known */
+    int64_t size, flushed; /* the loop's thread; in COPYING and COMMITTING the job's */
+    int source;            /* the file that was lent; -1 */
+    struct lent *lent;     /* NULL: it comes as a body. The loop's thread */
+    struct http_wake *copied;       /* COPYING: there is more (on_copied) */
+    atomic_int_fast64_t there;      /* … in all */
+    atomic_bool unwanted;           /* … and nobody waits for it any more */
+    struct pagesums sums;     /* taken as it comes, of one that is announced. As size */
     struct import_feed *feed; /* replicas get it meanwhile; NULL: too small, of unknown size, or over. The loop's thread */
     struct err e; /* of the job; code 0: none */
     size_t made;  /* length of the part of name whose directory was made here first; 0: none was */
@@ -47,7 +57,7 @@ struct import {
     struct dbstate state;
 };
 
-static void submit(struct import *im, void (*work)(struct job *), void (*done)(struct job *));
+static void submit(struct import *im, struct jobs *jobs, void (*work)(struct job *), void (*done)(struct job *));
 
 /* ---- OPENING: a thread of the pool ---- */
 
@@ -160,6 +170,62 @@ static int commit(struct import *im, struct err *e)
     return rc;
 }
 
+/* ---- COPYING ---- */
+
+/* The next piece of the file. */
+static int take(struct import *im, const uint8_t *data, size_t len, struct err *e)
+{
+    struct err ignored;
+    if (im->feed && !im->size && pagesums_begin(&im->sums, data, len, im->announced, &ignored))
+        pagesums_free(&im->sums); /* then they are taken when it is compared */
+    if (im->sums.sums)
+        pagesums_add(&im->sums, data, len);
+    for (size_t done = 0; done < len;) {
+        ssize_t k = pwrite(im->backing_fd, data + done, len - done, im->size);
+        if (k < 0 && errno == EINTR)
+            continue;
+        if (k <= 0)
+            return err_errno(e, k < 0 ? errno : ENOSPC, "%s", im->name);
+        done += (size_t)k;
+        im->size += k;
+    }
+    if (im->size - im->flushed >= FLUSH_BYTES) { /* begins the writing and does not wait for it */
+        sync_file_range(im->backing_fd, im->flushed, im->size - im->flushed, SYNC_FILE_RANGE_WRITE);
+        im->flushed = im->size;
+    }
+    return 0;
+}
+
+/* Reads by the descriptor's position, which tells the lender how far this is. */
+static int copy(struct import *im, struct err *e)
+{
+    _cleanup_free_ uint8_t *piece = malloc(PIECE);
+    if (!piece || lseek(im->source, 0, SEEK_SET))
+        return err_errno(e, piece ? errno : ENOMEM, "import");
+    int rc = 0;
+    while (!rc && im->size < im->announced) {
+        if (atomic_load(&im->unwanted))
+            return err_set(e, -ECANCELED, "the file is no longer lent");
+        if (atomic_load(&im->node->stopping))
+            return err_set(e, -EBUSY, "this node stops");
+        ssize_t k = read(im->source, piece, MIN((size_t)PIECE, (size_t)(im->announced - im->size)));
+        if (k < 0 && errno == EINTR)
+            continue;
+        if (k <= 0)
+            return k ? err_errno(e, errno, "reading the file that was lent") : err_set(e, ERR_NOT_DATABASE, "the file became shorter while it was being copied");
+        rc = take(im, piece, (size_t)k, e);
+        atomic_store(&im->there, im->size);
+        http_wake(im->copied);
+    }
+    return rc;
+}
+
+static void copy_work(struct job *job)
+{
+    struct import *im = (struct import *)job;
+    (void)copy(im, &im->e); /* the code is in im->e */
+}
+
 static void commit_work(struct job *job)
 {
     struct import *im = (struct import *)job;
@@ -175,7 +241,9 @@ static void clean_work(struct job *job)
         close(im->fd);
     if (im->backing_fd >= 0)
         close(im->backing_fd);
-    im->fd = im->backing_fd = -1;
+    if (im->source >= 0)
+        close(im->source);
+    im->fd = im->backing_fd = im->source = -1;
     if (im->temp[0] && unlinkat(im->node->mount_fd, im->temp, 0))
         log_warn("import", "%s: %s", im->temp, strerror(errno));
     im->temp[0] = '\0';
@@ -191,6 +259,8 @@ static void clean_done(struct job *job)
 {
     struct import *im = (struct import *)job;
     imports_open--;
+    lent_return(im->lent);
+    http_wake_free(im->copied);
     pagesums_free(&im->sums);
     free(im);
 }
@@ -231,6 +301,7 @@ static void on_closed(struct http_request *req, enum http_closed why, void *arg)
     (void)req;
     (void)why;
     im->req = NULL;
+    atomic_store(&im->unwanted, true);
     if (!im->working)
         finish(im);
 }
@@ -250,15 +321,38 @@ static bool came_back(struct import *im)
     return !im->answered;
 }
 
+static void on_copied(void *arg)
+{
+    struct import *im = arg;
+    import_feed_grow(im->feed, atomic_load(&im->there));
+}
+
+static void on_lender_gone(void *arg)
+{
+    struct import *im = arg;
+    atomic_store(&im->unwanted, true);
+}
+
+static void copy_done(struct job *job)
+{
+    struct import *im = (struct import *)job;
+    if (!came_back(im))
+        return;
+    on_copied(im);
+    http_body_resume(im->req); /* its end is all that there is of it: on_end */
+}
+
 static void open_done(struct job *job)
 {
     struct import *im = (struct import *)job;
     if (!came_back(im))
         return;
-    int64_t announced = http_body_length(im->req);
-    if (announced >= INCOMING_MIN) /* a smaller one is over before anybody could ask for it */
-        im->feed = import_feed_open(im->api->streams, im->name, im->backing_fd, announced);
-    http_body_resume(im->req);
+    if (im->announced >= INCOMING_MIN) /* a smaller one is over before anybody could ask for it */
+        im->feed = import_feed_open(im->api->streams, im->name, im->backing_fd, im->announced);
+    if (im->lent)
+        submit(im, im->api->copying, copy_work, copy_done);
+    else
+        http_body_resume(im->req);
 }
 
 static void commit_done(struct job *job)
@@ -268,6 +362,7 @@ static void commit_done(struct job *job)
         return;
     im->answered = true;
     metrics_add(METRIC_IMPORTS, 1);
+    metrics_add(METRIC_IMPORTS_LENT, im->lent != NULL);
     log_info("import", "%s: %" PRId64 " bytes, LSN %" PRIu64, im->name, im->size, im->state.lsn);
     http_reply_json(im->req, 200,
                     json_pack("{s:s,s:I,s:I,s:o}", "name", im->name, "lsn", (json_int_t)im->state.lsn, "txid",
@@ -277,28 +372,15 @@ static void commit_done(struct job *job)
 static void on_data(struct http_request *req, const void *data, size_t len, void *arg)
 {
     struct import *im = arg;
-    struct err ignored;
-    if (im->feed && !im->size && pagesums_begin(&im->sums, data, len, http_body_length(req), &ignored))
-        pagesums_free(&im->sums); /* then they are taken when it is compared */
-    if (im->sums.sums)
-        pagesums_add(&im->sums, data, len);
-    for (size_t done = 0; done < len && !im->answered;) {
-        ssize_t k = pwrite(im->backing_fd, (const char *)data + done, len - done, im->size);
-        if (k < 0 && errno == EINTR)
-            continue;
-        if (k <= 0) {
-            int code = k < 0 ? -errno : -ENOSPC;
-            fail(im, request_status(code), strerror(-code));
-            return;
-        }
-        done += (size_t)k;
-        im->size += k;
-    }
-    if (im->size - im->flushed >= FLUSH_BYTES) { /* begins the writing and does not wait for it */
-        sync_file_range(im->backing_fd, im->flushed, im->size - im->flushed, SYNC_FILE_RANGE_WRITE);
-        im->flushed = im->size;
-    }
-    import_feed_grow(im->feed, im->size);
+    struct err e;
+    (void)req;
+    if (im->answered)
+        return;
+    int rc = take(im, data, len, &e);
+    if (rc)
+        fail(im, request_status(rc), e.text);
+    else
+        import_feed_grow(im->feed, im->size);
 }
 
 static void on_end(struct http_request *req, void *arg)
@@ -308,16 +390,16 @@ static void on_end(struct http_request *req, void *arg)
     if (im->answered)
         return;
     im->complete = true;
-    submit(im, commit_work, commit_done);
+    submit(im, im->api->jobs, commit_work, commit_done);
 }
 
-static void submit(struct import *im, void (*work)(struct job *), void (*done)(struct job *))
+static void submit(struct import *im, struct jobs *jobs, void (*work)(struct job *), void (*done)(struct job *))
 {
     im->job.work = work;
     im->job.done = done;
     im->e.code = 0;
     im->working = true;
-    if (jobs_submit(im->api->jobs, &im->job) == 0)
+    if (jobs_submit(jobs, &im->job) == 0)
         return;
     im->working = false;
     metrics_add(METRIC_JOBS_REFUSED, 1);
@@ -344,18 +426,31 @@ void import_put(struct api *a, struct http_request *req, const char *name)
         http_reply_error(req, 409, "applications have %s open: close it there first", name);
         return;
     }
+    const char *number = http_query(req, "file");
+    if (number && http_body_length(req) != 0) {
+        http_reply_error(req, 400, "either a body or a file that was lent");
+        return;
+    }
     struct import *im = imports_open < IMPORTS_MAX ? calloc(1, sizeof *im) : NULL;
     if (!im) {
         request_busy(req, "%u imports are going on already", imports_open);
         return;
     }
+    *im = (struct import){.api = a, .node = a->node, .req = req, .fd = -1, .backing_fd = -1, .source = -1, .announced = http_body_length(req)};
+    if (number && !(im->lent = lent_take(a->lent, number, on_lender_gone, im, &im->source, &im->announced))) {
+        free(im);
+        http_reply_error(req, 410, "no file of that number is lent to this node");
+        return;
+    }
     imports_open++;
-    *im = (struct import){.api = a, .node = a->node, .req = req, .fd = -1, .backing_fd = -1};
     snprintf(im->name, sizeof im->name, "%s", name);
     http_set_closed(req, on_closed, im);
     http_set_body(req, on_data, on_end, im);
     http_body_pause(req);
-    submit(im, open_work, open_done);
+    if (number && !(im->copied = http_wake_new(a->http, on_copied, im)))
+        fail(im, 503, "no memory");
+    else
+        submit(im, a->jobs, open_work, open_done);
 }
 
 /* ---- DELETE ---- */
