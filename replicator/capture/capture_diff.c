@@ -311,6 +311,9 @@ void capture_diff_job(struct node *n, struct database *db, uint64_t attempt)
     struct capture_file *cf = db->capture;
     uint64_t before = database_load(n->databases, db, &e) ? 0 : database_dbstate(db)->lsn;
     uint32_t life = cf->life;
+    if (life != cf->tried_life) /* patience with another file begins anew */
+        attempt = 0;
+    cf->tried_life = life;
     bool go = (node_role(n) == NODE_PRIMARY || node_role(n) == NODE_HANDING_OVER) && wanted(cf);
     if (!go) {
         cf->mode = CAPTURE_IDLE;
@@ -323,7 +326,10 @@ void capture_diff_job(struct node *n, struct database *db, uint64_t attempt)
     }
     struct stat st;
     bool short_enough = !fstatat(n->db_fd, db->name, &st, AT_SYMLINK_NOFOLLOW) && st.st_size <= SHARED_MAX;
-    int rc = scan_open(n, db, attempt >= FREE_ATTEMPTS && short_enough ? SCAN_SHARED : SCAN_FREE, still_wanted, &s, &r, &e);
+    bool locking = attempt >= FREE_ATTEMPTS && short_enough;
+    if (locking)
+        log_debug("capture", "%s: never at rest, read under the SHARED lock now", db->name);
+    int rc = scan_open(n, db, locking ? SCAN_SHARED : SCAN_FREE, still_wanted, &s, &r, &e);
     bool gone = rc == -ENOENT, found = false, other;
     pthread_mutex_lock(&db->lock);
     other = cf->life != life;
@@ -365,7 +371,7 @@ void capture_diff_job(struct node *n, struct database *db, uint64_t attempt)
     pthread_mutex_unlock(&db->lock);
     if (again && mapped)
         walview_close(db, &v);
-    uint64_t next = other ? 0 : attempt + !r.resting; /* patience with another file begins anew */
+    uint64_t next = attempt + !r.resting;
     if (again && worker_post(n->differ, capture_diff_job, db, next, MIN(RETRY_NS << MIN(attempt, 5u), 1000000000u)))
         log_error("capture", "%s: no memory to try again", db->name);
     capture_notice(n->capture, db);

@@ -54,6 +54,7 @@ struct capture_file {
     pid_t at_rest_tid;     /* the thread that has synced it */
     bool checkpoint_seen; /* HOOK_CHECKPOINT was answered while DIFFING */
     uint32_t life;        /* +1 when the name was dropped, or came to mean another file: what a scan that began before has read is void */
+    uint32_t tried_life;  /* the life that the last try of a comparison was about: the next one's patience with it */
     /* capture thread only */
     bool dirty;            /* look at it in this round */
     bool unwatched;        /* its files cannot be watched */

@@ -47,7 +47,8 @@ void capture_replaced(struct capture *c, struct capture_file *cf, bool emptied)
         (void)capture_leave(c, cf);
         cf->anew = cf->suspect = true;
         cf->emptied_ns = emptied ? now_ns() : 0;
-    }
+    } else
+        cf->life++; /* nothing to keep; but a scan that is under way is void, and its patience with the other file not used up by this one */
     pthread_mutex_unlock(&cf->db->lock);
     capture_main_changed(c, cf, known);
     capture_dirty(c, cf, true);
@@ -242,7 +243,7 @@ void capture_removed(struct capture *c, const char *path)
             capture_dirty(c, cf, true);
     } else if (db && !file_there(c, name)) {
         dropped(c, db);
-    } else if (db && known_file(db)) { /* made again already */
+    } else if (db && (known_file(db) || capture_file_by_name(c, name))) { /* made again already */
         struct capture_file *cf = capture_file_of(c, db);
         if (cf)
             capture_replaced(c, cf, false);
