@@ -87,7 +87,7 @@ static void finish_connects(struct pollfd *p, bool *reached, unsigned n)
 static void look(struct neighbours *h)
 {
     struct pollfd p[CONFIG_NODES_MAX];
-    bool reached[CONFIG_NODES_MAX] = {false}, changed = false;
+    bool reached[CONFIG_NODES_MAX] = {false}, ask[CONFIG_NODES_MAX], changed = false;
     for (unsigned i = 0; i < h->n; i++)
         p[i] = (struct pollfd){.fd = begin_connect(h->of[i].config->url), .events = POLLOUT};
     finish_connects(p, reached, h->n);
@@ -95,13 +95,14 @@ static void look(struct neighbours *h)
         h->of[i].failures = reached[i] ? 0 : MIN(h->of[i].failures + 1, FAILURES);
         bool lost = h->of[i].failures == FAILURES;
         changed |= atomic_exchange(&h->of[i].lost, lost) != lost;
+        ask[i] = reached[i] && !h->of[i].looks;
         h->of[i].looks = !reached[i] || h->ending ? 0 : (h->of[i].looks + 1) % ASK_EVERY;
     }
     if (changed)
         position_server_changed(h->node->positions);
     /* With a static lease nobody else tells a primary that was cut off, or paused, that another one was promoted meanwhile. */
     for (unsigned i = 0; i < h->n && !h->node->lease; i++)
-        if (reached[i] && !h->of[i].looks)
+        if (ask[i])
             lease_give_way(h->node, h->of[i].config->url, &h->ending);
 }
 

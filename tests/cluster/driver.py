@@ -74,6 +74,8 @@ def heal(world):
             node.crash()
             node.start(wait=False)
             node.wait_ready(60)
+        if node.dying():
+            node.stop_station()
         ended = node.station.poll()
         # On a full ext4 a store into a mapped page that has no block yet (NAME-shm, not written back so far) is a SIGBUS, with or without EdgeFS.
         if ended not in (None, -signal.SIGKILL, -signal.SIGBUS if node.disk else None):

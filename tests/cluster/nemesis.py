@@ -23,8 +23,8 @@ def kill_program(world, rng):
 
 def kill_station(world, rng):
     node = rng.choice(world.nodes)
-    node.stop_station()
-    return f"kill -9 of the applications of {node.name}", node.start_station if node.running() else None
+    node.kill_station()
+    return f"kill -9 of the applications of {node.name}", node.start_station if node.running() else None  # not yet, if they are still dying: heal() sees to it
 
 
 def crash(world, rng, node=None):

@@ -42,7 +42,7 @@ class Machine(harness.Node):
 
     def __init__(self, world, name):
         self.world = world
-        self.station, self.unplugged = None, False
+        self.station, self.killed, self.unplugged = None, None, False
         super().__init__(name, API, "", [], world.cluster.tmp, token=TOKEN)
         self.host = world.network.address(name)
         self.url = f"http://{self.host}:{API}"
@@ -106,17 +106,28 @@ class Machine(harness.Node):
 
     def crash(self):
         """The machine stops: everything that runs there ends at once. (What the kernel had in its page cache is still there afterwards.)"""
-        self.stop_station()
+        self.kill_station()
         for pid in self.pids().values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
         if self.process is not None:
             self.kill_all()
+        self.stop_station()
 
     def start_station(self):
         w = self.world
         if self.station is None or self.station.poll() is not None:
             self.station = w.start_station(self.name, [*self.prefix], ["--mount", self.mount, "--listen", str(APP), "--direct", "2", "--proxied", "2"])
+
+    def kill_station(self):
+        """Does not wait for its end: who is in a call into the mount stays there for as long as edgefs-fs is stopped."""
+        if self.station is not None:
+            self.station.kill()
+            self.killed = self.station
+
+    def dying(self):
+        """The applications were killed, and have not ended yet."""
+        return self.station is not None and self.killed is self.station and self.station.poll() is None
 
     def stop_station(self, sig=signal.SIGKILL):
         if self.station is not None:
