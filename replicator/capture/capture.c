@@ -189,6 +189,13 @@ static void hurry(struct capture *c, struct capture_file *cf)
     capture_dirty(c, cf, false);
 }
 
+/* While this node becomes a replica, events are not taken note of (on_inotify, on_event): who asks then has every database looked at. So it is until those of a
+ * hand-over that was given up are noticed all (takeover_writable). After the queues were read, and before requests are taken. */
+static bool noticing_nothing(const struct capture *c)
+{
+    return node_role(c->node) == NODE_HANDING_OVER || atomic_load(&c->node->unfencing);
+}
+
 /* After the queues were read and before the looks: has everything looked at now that would be looked at in a while. */
 static void hurry_files(struct capture *c, bool all)
 {
@@ -397,6 +404,7 @@ static void *run(void *arg)
         bool inotify = !hold && (c->inotify_ready || waiters);
         if (inotify || c->hooks_ready || waiters)
             capture_events(c, inotify);
+        all = all || (waiters && noticing_nothing(c));
         capture_sync_due(c);
         take_requests(c);
         if (c->watching && node_role(c->node) == NODE_REPLICA)

@@ -98,11 +98,11 @@ void takeover_writable(struct node *n)
     atomic_store(&n->role, NODE_PRIMARY);
     hooks_send_role(n->hooks);
     databases_each(n->databases, unfence_one, n);
-    atomic_store(&n->unfencing, false);
-    position_server_changed(n->positions);
-    stream_server_greet(n->streams); /* who follows this node already has to hear that it is the primary now */
     databases_each(n->databases, notice_one, n);
     capture_notice(n->capture, NULL);
+    atomic_store(&n->unfencing, false); /* after that: a question that comes now finds every database noticed */
+    position_server_changed(n->positions);
+    stream_server_greet(n->streams); /* who follows this node already has to hear that it is the primary now */
 }
 
 int takeover_fence(struct node *n, uint64_t deadline_ns, struct err *e)

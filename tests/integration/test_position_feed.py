@@ -6,7 +6,9 @@ import time
 
 import harness
 from feed import QUIET, Feed
-from harness import Cluster, EdgeTest, Session, within
+from harness import Cluster, EdgeTest, Session, SessionError, within
+
+NAMES = [f"d{i}.db" for i in range(5)]
 
 
 class PositionFeed(EdgeTest):
@@ -40,6 +42,46 @@ class PositionFeed(EdgeTest):
                 self.assertEqual((result, position), (0, fb.now.last), "a replica has nothing to capture")
                 self.assertEqual(fa.capture(999, "no-such.db")[0], -2)
                 self.assertEqual(fa.capture(1000, "d1.db")[0], 0)
+
+    @within(60)
+    def test_so_does_one_that_is_asked_for_while_the_node_hands_over(self):
+        """Databases are fenced one after the other. Until all are, applications commit in the others, and who asks must hear of it."""
+        with Cluster(2) as cluster:
+            a, b = cluster.nodes
+            for name in NAMES:
+                a.sql(name, "PRAGMA journal_mode=WAL")
+                a.sql(name, "CREATE TABLE t (x)")
+            cluster.sync()
+            with Feed(a) as f, contextlib.ExitStack() as stack:
+                dbs = [stack.enter_context(Session(a.path(name), 0)) for name in NAMES]
+                for db in dbs:
+                    db.sql("SELECT * FROM t")
+                f.until(lambda f: f.state and f.state.role == "primary")
+                dbs[len(dbs) // 2].sql("BEGIN IMMEDIATE")  # its fence has to wait: before or after the others
+                promoted = threading.Thread(target=cluster.promote, args=(b,))
+                promoted.start()
+                f.until(lambda f: f.state.role == "handing-over")
+                written, number, last = 0, 0, f.capture(1000)[1]
+                for i in range(5):
+                    for db in dbs:
+                        if db is dbs[len(dbs) // 2]:
+                            continue
+                        try:
+                            db.sql("INSERT INTO t VALUES (?)", i)
+                        except SessionError as e:
+                            self.assertIn("locked", str(e))
+                            continue
+                        written, number = written + 1, number + 1
+                        result, position = f.capture(number)
+                        self.assertEqual(result, 0)
+                        self.assertGreater(position, last, f"commit {written}, while the node hands over, is not in the log")
+                        last = position
+                self.assertEqual(f.state.role, "handing-over")
+                self.assertGreater(written, 0)
+                dbs[len(dbs) // 2].sql("ROLLBACK")
+                promoted.join()
+                b.wait_role("primary")
+                self.assertEqual(sum(b.sql(name, "SELECT count(*) FROM t")[0][0] for name in NAMES), written)
 
     @within(60)
     def test_rollback_journal_databases_are_captured_too(self):
