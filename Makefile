@@ -56,7 +56,7 @@ TOOLS      := $(patsubst tests/tools/%.c,$(BUILD)/tools/%,$(TOOL_SRC)) $(BUILD)/
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all programs units benches tools check check-long check-sqlite check-unit check-unit-san demo bench install deps clean format tidy
+.PHONY: all programs units benches tools check check-long check-sqlite check-unit check-unit-san demo bench install deps clean tidy
 
 all: programs
 programs: $(PROGRAMS)
@@ -137,9 +137,6 @@ bench: deps
 install: programs
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin/
-
-format:
-	clang-format -i $$(git ls-files '*.c' '*.h')
 
 tidy:
 	clang-tidy --quiet $(LIB_SRC) $(FS_SRC) $(REPLICATOR_SRC) $(PROXY_SRC) $(CTL_SRC) $(LAUNCHER_SRC) -- $(CPPFLAGS) -std=gnu17
