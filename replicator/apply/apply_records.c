@@ -623,7 +623,8 @@ static int wait_for_image(void *ctx, struct database *db)
 
 void apply_records_reset(struct apply *a, uint64_t lsn)
 {
-    apply_records_flush(a);
+    flush_all(a); /* and says nothing of where the old log was applied to: by the new one's numbers that would be a position */
+    a->records = 0;
     a->last_lsn = lsn;
     databases_each(a->node->databases, wait_for_image, &(struct reset){a->node, lsn});
     set_applied(a);

@@ -5,6 +5,7 @@ import signal
 import time
 
 import harness
+from feed import Feed
 from harness import LONG, Cluster, EdgeTest, wait_until, within
 from test_failover import etcd_cluster, wait_followers, wait_primary
 
@@ -80,6 +81,38 @@ class Split(EdgeTest):
                 finally:
                     os.kill(pid, signal.SIGCONT)
                 self.one_history(cluster, old, new, names)
+
+    @within(120)
+    def test_no_position_of_the_new_history_is_reached_before_it_is_there(self):
+        """The old primary had written more than the new one has. Its proxy must not take the number of its own last record for a place in the other history."""
+        with Cluster(2) as cluster:
+            old, new = cluster.nodes
+            harness.make_load_db(old)
+            cluster.sync()
+            new.kill_all()
+            for i in range(40):
+                old.sql("load.db", "INSERT INTO t (w, s) VALUES (1, ?)", (100 + i,))
+            with Feed(old) as feed:
+                result, written = feed.capture(1)
+                feed.until(lambda f: f.state and f.state.neighbours == {"b": False})  # then it asks b when that can be reached again
+                pid = old.kill("replicator", signal.SIGSTOP)
+                try:
+                    new.start()
+                    harness.ctl(new, "promote", "b", "--force", "--yes")
+                    for i in range(5):
+                        new.sql("load.db", "INSERT INTO t (w, s) VALUES (2, ?)", (200 + i,))
+                finally:
+                    os.kill(pid, signal.SIGCONT)
+                last = (new.status()["epoch"], new.lsn())
+                self.assertEqual(result, 0)
+                self.assertGreater(written[1], last[1])
+                said = []
+                while feed.now.applied < last:
+                    feed.receive(30)
+                    said.append(feed.now.applied)
+                self.assertEqual([p for p in said if p > last], [], f"the other history ends at {last}: {said}")
+            cluster.sync()
+            self.assertEqual(old.sql("load.db", "SELECT count(*) FROM t WHERE w = 1"), [(0,)])
 
     @within(120)
     def test_two_replicas_promoted_by_force_that_do_not_know_of_each_other(self):
