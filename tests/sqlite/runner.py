@@ -22,7 +22,8 @@ sys.dont_write_bytecode = True
 import harness  # noqa: E402  (it lies in the folder named above)
 
 PLAIN, PASSTHROUGH, FALLBACK = "plain", "passthrough", "fallback"
-COPY_SECONDS = 30  # a replica that has not what its primary has after that has not got it
+COPY_SECONDS = 30  # a replica that has not what its primary has so long after it has come to the end of its log has not got it
+BEHIND_SECONDS = 300  # and so long it may be on its way there
 NODE_LINES = "log: {retention-bytes: 512MiB}\n"
 
 
@@ -146,7 +147,7 @@ class Runner:
         if [node.pids() for node in cluster.nodes] != before:
             problems.append("a program of EdgeFS was restarted meanwhile")
         remove(folder)
-        left = still_there(replica, file)
+        left = still_there(primary, replica, file)
         if left:
             problems.append(f"removed on the primary and still there on the replica: {', '.join(left[:5])}")
         self.results.add({"mode": mode, "file": file, "end": end, "seconds": round(seconds, 2), "databases": databases,
@@ -182,11 +183,31 @@ def remove(folder):
     shutil.rmtree(folder, onerror=None)
 
 
-def still_there(replica, sub):
-    deadline = time.monotonic() + COPY_SECONDS
+class Patience:
+    """Ends COPY_SECONDS after it began, or after the replica was last seen on its way to the primary's end of the log: files that remove and make their databases
+    dozens of times a second leave it behind on a busy machine."""
+
+    def __init__(self, primary, replica, seconds=COPY_SECONDS):
+        self.nodes, self.seconds = (primary, replica), seconds
+        self.began = time.monotonic()
+        self.until = self.began + seconds
+        self.seen = None
+
+    def over(self):
+        now = time.monotonic()
+        with contextlib.suppress(OSError, AssertionError, ValueError, KeyError):
+            end, applied = (node.status()["applied"]["lsn"] for node in self.nodes)
+            if applied < end and applied != self.seen:
+                self.seen = applied
+                self.until = min(now + self.seconds, self.began + BEHIND_SECONDS)
+        return now > self.until
+
+
+def still_there(primary, replica, sub):
+    patience = Patience(primary, replica)
     while True:
         left = copies.files_below(os.path.join(replica.data, "db"), sub)
-        if not left or time.monotonic() > deadline:
+        if not left or patience.over():
             return left
         time.sleep(0.02)
 
@@ -196,7 +217,7 @@ def compare(primary, replica, sub):
     replica), "local" (the primary lists it as not replicated, and the replica has none), "different"."""
     here, there = (os.path.join(node.data, "db") for node in (primary, replica))
     size = sum(os.path.getsize(os.path.join(here, n)) for n in copies.files_below(here, sub))
-    deadline = time.monotonic() + COPY_SECONDS + size / 20e6
+    patience = Patience(primary, replica, COPY_SECONDS + size / 20e6)
     agreed = {}
     while True:
         names = sorted(set(copies.files_below(here, sub)) | set(copies.files_below(there, sub)))
@@ -205,7 +226,7 @@ def compare(primary, replica, sub):
         lists = [listed(node) for node in (primary, replica)]
         found = {n: agreed.get(n) or compare_one(n, here, there, lists[0].get(n), lists[1].get(n)) for n in names}
         agreed = {n: v for n, v in found.items() if v[0] == "same"}
-        if all(v[0] != "different" for v in found.values()) or time.monotonic() > deadline:
+        if all(v[0] != "different" for v in found.values()) or patience.over():
             return [[n, *v] for n, v in found.items()]
         time.sleep(0.05)
 
