@@ -128,14 +128,14 @@ static int learn_place(struct follower *f, const json_t *o, struct err *e)
 }
 
 /* What is not wanted any more; the primary has it. */
-static void drop_unwanted(struct node *n, struct database *db)
+/* keep: a copy goes into quarantine first. */
+static void drop(struct node *n, struct database *db, bool keep, const char *why)
 {
     struct err e;
-    log_info("follower", "%s is not one of those that this node has: removed here", db->name);
     pthread_mutex_lock(&db->sqlite);
     pthread_mutex_lock(&db->lock);
-    if (apply_remove(n, db, &e))
-        database_mark(db, DATABASE_WAITING, "this node is to have it no longer, and it cannot be removed: %s", e.text);
+    if ((keep && quarantine_database(n, db, &e)) || apply_remove(n, db, &e))
+        database_mark(db, DATABASE_WAITING, "%s, and it cannot be removed here: %s", why, e.text);
     else
         database_forget(n->databases, db, 0);
     pthread_mutex_unlock(&db->lock);
@@ -148,12 +148,12 @@ static int drop_unlisted(void *ctx, struct database *db)
     struct node *n = ((void **)ctx)[0];
     size_t i;
     json_t *v;
-    struct err e;
     pthread_mutex_lock(&db->lock);
     bool there = db->state != DATABASE_ABSENT && db->state != DATABASE_OTHER;
     pthread_mutex_unlock(&db->lock);
     if (there && !filter_wants(n->filter, db->name)) {
-        drop_unwanted(n, db);
+        log_info("follower", "%s is not one of those that this node has: removed here", db->name);
+        drop(n, db, false, "this node is to have it no longer");
         return 0;
     }
     json_array_foreach(names, i, v)
@@ -165,14 +165,7 @@ static int drop_unlisted(void *ctx, struct database *db)
     if (!there)
         return 0;
     log_warn("follower", "%s does not exist on the primary: removed here; a copy is in %s/" LAYOUT_QUARANTINE, db->name, n->config->data);
-    pthread_mutex_lock(&db->sqlite);
-    pthread_mutex_lock(&db->lock);
-    if (quarantine_database(n, db, &e) || apply_remove(n, db, &e))
-        database_mark(db, DATABASE_WAITING, "it does not exist on the primary, and cannot be removed here: %s", e.text);
-    else
-        database_forget(n->databases, db, 0);
-    pthread_mutex_unlock(&db->lock);
-    pthread_mutex_unlock(&db->sqlite);
+    drop(n, db, true, "it does not exist on the primary");
     return 0;
 }
 
