@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(HERE), "tests", "http"))
 import harness  # noqa: E402
 import targets  # noqa: E402
 from report import Line  # noqa: E402
-from rows import TOOLS, tool  # noqa: E402
+from measuring import TOOLS, tool  # noqa: E402
 
 REPS = 9
 SECONDS = 1.0
