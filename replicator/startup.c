@@ -9,6 +9,7 @@
 #include "lib/util.h"
 #include "replicator/apply/apply_records.h"
 #include "replicator/cluster/lease.h"
+#include "replicator/log/keeper.h"
 #include "replicator/log/pending.h"
 #include "replicator/database/resum.h"
 #include "replicator/apply/stray.h"
@@ -278,7 +279,7 @@ int startup_open(struct node *n, const struct config *c, struct err *e)
     if (!rc)
         rc = epochs_open(n->data_fd, &n->epochs, e);
     snprintf(path, sizeof path, "%s/%s", c->data, LAYOUT_LOG);
-    struct rlog_options o = {c->log.segment_size, c->log.retention_bytes, c->log.retention_age_ms};
+    struct rlog_options o = {c->log.segment_size, c->log.retention_bytes, c->log.retention_age_ms, keeper_segment_begins, n};
     if (!rc)
         rc = rlog_open(path, &o, &n->rlog, e);
     if (!rc)

@@ -11,6 +11,7 @@
 
 #define ROUND_NS 200000000u
 #define TRIM_ROUNDS 25u
+#define ROOM_MIN ((uint64_t)4 << 20) /* bytes */
 
 struct keeper {
     struct node *node;
@@ -36,9 +37,15 @@ static void say_cut_off(struct node *n, uint64_t before)
                  (unsigned long long)needs - 1);
 }
 
-/* Less room than the next segment takes: the oldest segments that no connected replica needs go at once. Whoever is away does not count, so an application
- * never has to stop writing because of it. */
-static void watch_room(struct node *n)
+/* What the log leaves to the applications on its disk, which write between two looks at it. */
+static uint64_t room_for_others(const struct node *n)
+{
+    return MAX(n->config->log.segment_size, ROOM_MIN);
+}
+
+/* Less room than that, and than what the log is about to take: the oldest segments that no connected replica needs go at once. Whoever is away does not count, so
+ * an application never has to stop writing because of it. */
+static void watch_room(struct node *n, uint64_t wanted)
 {
     struct statvfs v;
     struct err e;
@@ -47,7 +54,7 @@ static void watch_room(struct node *n)
     if (fstatvfs(n->data_fd, &v))
         return;
     uint64_t left = (uint64_t)v.f_bavail * v.f_frsize;
-    while (left < n->config->log.segment_size && (rc = rlog_make_room(n->rlog, keep_from(n), &e)) > 0 && !fstatvfs(n->data_fd, &v)) {
+    while (left < wanted + room_for_others(n) && (rc = rlog_make_room(n->rlog, keep_from(n), &e)) > 0 && !fstatvfs(n->data_fd, &v)) {
         left = (uint64_t)v.f_bavail * v.f_frsize;
         gone++;
     }
@@ -56,7 +63,7 @@ static void watch_room(struct node *n)
     if (gone)
         log_warn("keeper", "the disk is filling: %u segments of the log were deleted before their time", gone);
     metrics_add(METRIC_LOG_TRIMMED, gone);
-    bool low = left < n->config->log.segment_size;
+    bool low = left < room_for_others(n);
     atomic_store(&n->disk_free, left);
     if (!low) /* whoever could not write tries again, and says so again if it is still so */
         atomic_store(&n->disk_full, false);
@@ -67,6 +74,13 @@ static void watch_room(struct node *n)
                  (unsigned long long)(left >> 20));
     else
         log_info("keeper", "there is room on the disk of the data directory again: %llu MiB", (unsigned long long)(left >> 20));
+}
+
+void keeper_segment_begins(void *node, uint64_t bytes)
+{
+    struct node *n = node;
+    if (n->replicas)
+        watch_room(n, bytes);
 }
 
 static void *run(void *arg)
@@ -86,7 +100,7 @@ static void *run(void *arg)
         if (rlog_durable(k->node->rlog) < rlog_last(k->node->rlog).lsn && rlog_sync(k->node->rlog, &e))
             node_warn(k->node, "the log cannot be made durable: %s", e.text);
         uint64_t first = rlog_first(k->node->rlog);
-        watch_room(k->node);
+        watch_room(k->node, 0);
         if ((stop || ++round % TRIM_ROUNDS == 0) && replicas_save(k->node->replicas, k->node->data_fd, &e))
             log_warn("keeper", "%s", e.text);
         if (stop)

@@ -15,6 +15,9 @@ struct rlog_options {
     uint64_t segment_size;     /* bytes; a new segment begins when the next record would not fit; one record may exceed it */
     uint64_t retention_bytes;  /* 0: no limit */
     uint64_t retention_age_ms; /* 0: no limit */
+    /* Called before a segment begins that may take so many bytes, by who writes, without a lock of the log's: the place to call rlog_make_room. NULL: nobody. */
+    void (*segment_begins)(void *ctx, uint64_t bytes);
+    void *ctx;
 };
 
 /* Opens (creating) the log in directory dir. Scans the segments that a crash may have hurt (those that are not sealed, that is closed, durable

@@ -117,6 +117,8 @@ static int choose_segment(struct rlog *l, int64_t size, struct err *e)
         if (rc < 0)
             return rc;
     }
+    if (l->o.segment_begins)
+        l->o.segment_begins(l->o.ctx, MAX((uint64_t)size, l->o.segment_size));
     return add_segment(l, e);
 }
 
