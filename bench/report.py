@@ -101,7 +101,7 @@ Every number is a median. EdgeFS and the plain directory lie on the same disk an
 then its median stands here with the least and the greatest in brackets. The load average before and after says whether the machine had other
 work meanwhile: with two cores, anything above about 2 widens the brackets and lowers the ratios, because EdgeFS's side has more processes to be kept waiting. All
 nodes, the application and the load run on this one machine, so a node's replicator competes with the application for the cores that are listed
-above. What each row does exactly is written at its function in `bench/rows.py`, for the proxy in `bench/proxy_rows.py`; the ratio there is to HAProxy, turn by turn.
+above. What each row does exactly is written at its function in `bench/rows.py`, `scale_rows.py` and the other files of rows there, for the proxy in `bench/proxy_rows.py`; the ratio there is to HAProxy, turn by turn.
 
 Nodes have the default configuration. So while commits follow each other edgefs-fs asks the kernel to let idle processors wake up at once (`fs.cpu-latency-qos: auto`, `docs/performance.md`): on a virtual machine they spin meanwhile
 instead of halting. What the rows of `commits-*` owe to that stands in the line below each: the same, in the same run, without. The plain directory's turns begin when the request was given back; a program that asked for the same beside a plain
