@@ -52,6 +52,21 @@ def seed(what=""):
 CPU_LATENCY_DEVICE = "/dev/cpu_dma_latency"
 
 
+def halt(pid):
+    """SIGSTOP, and returns when no thread of the process runs on any more: kill(2) returns before a thread on another processor has stopped. One that waits in the
+    kernel (D) stops before it is back."""
+    os.kill(pid, signal.SIGSTOP)
+
+    def at_rest():
+        states = []
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{task}/stat") as f:
+                states.append(f.read().rpartition(")")[2].split()[0])
+        return set(states) <= set("TtDZX")
+
+    wait_until(at_rest, 10, f"process {pid} has stopped")
+
+
 class Node:
     """One node: its configuration, its launcher process, its mount. Not started by the constructor."""
 
@@ -173,7 +188,10 @@ class Node:
     def kill(self, program, sig=signal.SIGKILL):
         """Sends the signal to a program that is running (waiting for it if it is being restarted). Returns its pid."""
         pid = self.pid(program)
-        os.kill(pid, sig)
+        if sig == signal.SIGSTOP:
+            halt(pid)
+        else:
+            os.kill(pid, sig)
         return pid
 
     def kill_and_wait(self, program, timeout=20):

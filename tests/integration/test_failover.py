@@ -52,7 +52,7 @@ class Failover(EdgeTest):
                 primary.sql("load.db", "INSERT INTO t (w, s) VALUES (1, ?)", (i,))
             for n in (behind, ahead):
                 wait_until(lambda n=n: n.sql("load.db", "SELECT count(*) FROM t") == [(20,)], 10, "both have it")
-            os.kill(behind.pid("replicator"), signal.SIGSTOP)  # it stays behind: more than its socket takes
+            harness.halt(behind.pid("replicator"))  # it stays behind: more than its socket takes
             try:
                 for i in range(20, 40):
                     primary.sql("load.db", "INSERT INTO t (w, s, pad) VALUES (1, ?, ?)", (i, os.urandom(1000000).hex()))

@@ -183,7 +183,7 @@ class ProxyPositions(EdgeTest):
             writer.put(0, "k", "0")
             self.assertEqual(writer.get(1, "k").body, "0")
             stopped = b.pid("replicator")
-            os.kill(stopped, signal.SIGSTOP)
+            harness.halt(stopped)
             try:
                 writer.put(0, "k", "1")
                 first = reader.get(0, "k", {"X-Read-After-Position": "1-0"})
@@ -209,7 +209,7 @@ class ProxyPositions(EdgeTest):
             client.put(0, "k", "0")
             self.assertEqual(client.get(1, "k").body, "0")
             stopped = b.pid("replicator")
-            os.kill(stopped, signal.SIGSTOP)
+            harness.halt(stopped)
             try:
                 client.put(0, "k", "1")
                 r = client.get(1, "k")

@@ -147,7 +147,7 @@ class Relay(EdgeTest):
             writer.wait_acked(n + 5)
             b.start()
             follows(c, "a/b")  # the one it is told to follow, once that is there again
-            os.kill(b.pid("replicator"), signal.SIGSTOP)
+            harness.halt(b.pid("replicator"))
             try:
                 follows(c, "a")
                 writer.check_running()

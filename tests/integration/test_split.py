@@ -174,7 +174,7 @@ class Split(EdgeTest):
             names = self.databases(cluster, primary)
             pids = [pid for program, pid in primary.pids().items() if program != "launcher"] + [primary.pid("launcher")]
             for pid in pids:
-                os.kill(pid, signal.SIGSTOP)
+                harness.halt(pid)
             stopped = time.monotonic()
             try:
                 others = [n for n in cluster.nodes if n is not primary]
