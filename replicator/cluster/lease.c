@@ -83,11 +83,9 @@ static void stand_apart(struct node *n, const struct discovered *d)
     struct err e;
     uint64_t lsn, known = epochs_current(n->epochs).epoch;
     log_warn("lease", "%s is primary of an epoch with the same number, %llu: this node goes on with another one", d->node, (unsigned long long)known);
-    if (takeover_fence(n, now_ns() + GIVE_WAY_NS, &e)) {
+    if (takeover_fence(n, now_ns() + GIVE_WAY_NS, &e) || renumber(n, &e) ||
+        takeover_begin_epoch(n, lease_next_epoch(n, n->config->node, epochs_current(n->epochs).epoch), &lsn, &e))
         node_warn(n, "a new epoch: %s", e.text);
-    } else if (renumber(n, &e) || takeover_begin_epoch(n, lease_next_epoch(n, n->config->node, epochs_current(n->epochs).epoch), &lsn, &e)) {
-        node_warn(n, "a new epoch: %s", e.text);
-    }
     takeover_writable(n);
 }
 
