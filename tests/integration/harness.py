@@ -536,7 +536,7 @@ def settle(primary, timeout=30):
         nonlocal why
         lsn = primary.status()["lsn"]
         entries = primary.databases()
-        files = database_files(primary.mount)
+        files = database_files(primary)
         missing = [n for n in files if entries.get(n, {}).get("kind") != "database"]
         if missing:
             why = f"{missing} are not listed"
@@ -557,17 +557,18 @@ def settle(primary, timeout=30):
     return wait_until(settled, timeout, lambda: f"capture on {primary.name} is at rest: {why}")
 
 
-def database_files(folder):
-    """Names, relative to the folder, of the files below it that begin as SQLite databases do."""
+def database_files(node):
+    """Names, relative to the mount, of the files in it that begin as SQLite databases do. The names come from the mount, the bytes from the data directory: who closes a file in
+    the mount, by whatever descriptor, ends all POSIX locks that its process has there, those of a test's own connections, too (fcntl(2))."""
     names = []
-    for where, _, files in os.walk(folder):
+    for where, _, files in os.walk(node.mount):
         for file in files:
-            path = os.path.join(where, file)
+            name = os.path.relpath(os.path.join(where, file), node.mount)
             if not file.endswith(("-wal", "-shm", "-journal")):
-                with contextlib.suppress(FileNotFoundError), open(path, "rb") as f:
+                with contextlib.suppress(FileNotFoundError), open(node.backing(name), "rb") as f:
                     head = f.read(100)
                     if head.startswith(b"SQLite format 3\0") and len(head) == 100:
-                        names.append(os.path.relpath(path, folder))
+                        names.append(name)
     return names
 
 

@@ -263,7 +263,7 @@ class Choice(EdgeTest):
 
 
 def has(node):
-    return sorted(harness.database_files(node.mount))
+    return sorted(harness.database_files(node))
 
 
 @both_modes

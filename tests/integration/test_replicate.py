@@ -84,6 +84,22 @@ class Replicate(EdgeTest):
                     see(b, "load.db", "SELECT w, count(*) FROM t GROUP BY w", [(1, i + 1)])
             cluster.identical()
 
+    def test_waiting_for_a_cluster_takes_no_locks_from_the_test_that_waits(self):
+        """About the harness: it must not close files of the mount in the process whose connections hold POSIX locks on them."""
+        with Cluster(2, self.passthrough) as cluster:
+            a = cluster.nodes[0]
+            harness.make_load_db(a, mode="delete")
+            with a.db("load.db") as db, Session(a.path("load.db"), timeout=0.2) as other:
+                db.execute("BEGIN IMMEDIATE")
+                cluster.sync()
+                with self.assertRaises(SessionError) as e:
+                    other.sql("INSERT INTO t (w, s) VALUES (2, 2)")
+                self.assertEqual(e.exception.name, "SQLITE_BUSY")
+                db.execute("INSERT INTO t (w, s) VALUES (1, 1)")
+                db.execute("COMMIT")
+                other.sql("INSERT INTO t (w, s) VALUES (2, 2)")
+            cluster.identical()
+
     def test_replica_refuses_writes(self):
         with Cluster(2, self.passthrough) as cluster:
             a, b = cluster.nodes
