@@ -20,7 +20,7 @@ class Outcome:
         self.got = {}
         self.end = end
         begun = None
-        lines = text.splitlines()
+        lines = [line.lstrip(".") for line in text.splitlines()]  # threads write a dot for each thing they did, as many as they came to, before the name of the next test
         for i, line in enumerate(lines):
             m = OK.match(line)
             if m:
