@@ -322,7 +322,7 @@ static bool lost_connection(struct hookserver *h, struct hook_ask *a)
 static bool needs_no_fence(struct hookserver *h, struct hook_ask *a)
 {
     (void)h;
-    if (a->policy != ASK_FENCE)
+    if (a->policy != ASK_FENCE || a->any_role)
         return false;
     a->answered = true;
     a->error = 0;

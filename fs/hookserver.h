@@ -43,6 +43,7 @@ struct hook_ask {
     char question[64]; /* the message's text, NUL-terminated; "": none */
     /* Called exactly once if hookserver_ask returned true; on a spare thread (or the server's, see quick); holds no lock. */
     void (*done)(struct hook_ask *a);
+    bool any_role; /* an ASK_FENCE that a primary waits for, too: the replicator's role does not answer it */
     bool quick; /* done waits for nothing but the disk, and not long (HOOKSERVER_QUICK_MAX): the server's thread may call it itself, if nobody else waits for an answer */
 
     /* The result. */

@@ -2,7 +2,10 @@
  *
  * On a replica the first open of a database by an application waits for its fence: without one, a writer could get in. All openers that
  * come while the question is under way wait for the same answer (struct opening). The count goes up for each of them before the
- * opening ends, so a later one sees either the opening or a count above 0, and both mean that the fence has been asked for. */
+ * opening ends, so a later one sees either the opening or a count above 0, and both mean that the fence has been asked for.
+ *
+ * On a primary the first open of a database whose commits wait for replicas is asked about if it has a WAL: whoever opens it first recovers what lies there, and
+ * that may be a transaction which waited when all was killed, and which no replica has. */
 #include "fs/ops.h"
 
 #include "fs/files.h"
@@ -11,9 +14,12 @@
 #include "fs/role.h"
 #include "fs/virtual.h"
 #include "lib/log.h"
+#include "lib/sqlitefile.h"
 #include "lib/util.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
 
 struct waiter {
     struct waiter *next;
@@ -191,7 +197,18 @@ static void reply_again(struct call *c, uint64_t ino, int flags)
     reply_open(c, ino, ops_fh(k, flags, call_is_replicator(c)), id);
 }
 
-/* ---- the first open on a replica ---- */
+/* ---- the first open on a replica, or of what may have to be recovered ---- */
+
+/* Its commits wait for replicas, and it has a WAL with frames. */
+static bool may_recover(const struct fs *fs, const char *path)
+{
+    char name[FS_PATH_MAX + 1];
+    struct stat st;
+    if (!config_sync_replicas(fs->config, path))
+        return false;
+    int n = snprintf(name, sizeof name, "%s%s", path, LAYOUT_WAL);
+    return n < (int)sizeof name && !fstatat(fs->db_fd, name, &st, AT_SYMLINK_NOFOLLOW) && st.st_size > WAL_HEADER_SIZE;
+}
 
 static void unlink_opening(struct opening *o)
 {
@@ -202,7 +219,7 @@ static void unlink_opening(struct opening *o)
         }
 }
 
-/* The answer is there, or will not come. Without one, readers go on: they can do no harm. */
+/* The answer is there, or will not come. Without one, readers go on: they can do no harm, unless they recover what nobody was told of. */
 static void fence_answered(struct hook_ask *a)
 {
     struct opening *o = (struct opening *)a;
@@ -212,7 +229,7 @@ static void fence_answered(struct hook_ask *a)
         next = w->next;
         if (a->answered && a->error)
             call_reply(&w->call, a->error);
-        else if (!a->answered && wants_write(w->flags))
+        else if (!a->answered && (wants_write(w->flags) || (a->any_role && fs->config->sync.refuse)))
             call_reply(&w->call, EAGAIN);
         else
             open_now(&w->call, o->ino, w->flags);
@@ -254,7 +271,7 @@ static struct opening *opening_of(struct fs *fs, uint32_t ino, bool *made)
 static bool wait_for_fence(struct call *c, uint32_t ino, int flags, int *err)
 {
     struct fs *fs = c->fs;
-    bool made, parked = false;
+    bool made, parked = false, recovers;
     *err = 0;
     struct waiter *w = malloc(sizeof *w);
     pthread_mutex_lock(&openings_mutex);
@@ -265,9 +282,11 @@ static bool wait_for_fence(struct call *c, uint32_t ino, int flags, int *err)
     int n = i ? table_path(fs->table, ino, path, sizeof path) : -ESTALE;
     table_unlock(fs->table);
     struct opening *o = NULL;
-    if (!open && n <= 0)
+    recovers = !open && n > 0 && may_recover(fs, path);
+    bool needless = open || (!recovers && role_get(fs) == HOOKS_ROLE_PRIMARY);
+    if (!needless && n <= 0)
         *err = n ? -n : ESTALE;
-    else if (!open && (!w || !(o = opening_of(fs, ino, &made))))
+    else if (!needless && (!w || !(o = opening_of(fs, ino, &made))))
         *err = ENOMEM;
     if (o) {
         *w = (struct waiter){.call = *c, .flags = flags};
@@ -276,6 +295,8 @@ static bool wait_for_fence(struct call *c, uint32_t ino, int flags, int *err)
         parked = true;
         if (made) {
             memcpy(o->ask.path, path, (size_t)n + 1);
+            o->ask.any_role = recovers;
+            o->ask.wait_ms = recovers ? fs->config->sync.timeout_ms + HOOKS_TIMEOUT_MS : 0;
             if (!hookserver_ask(fs, &o->ask)) { /* too many questions are waiting */
                 unlink_opening(o);
                 free(o);
@@ -309,9 +330,10 @@ void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
         return;
     }
     int err = 0;
-    bool gated = name_is_database(k) && !(flags & INODE_ORPHAN) && role_get(fs) != HOOKS_ROLE_PRIMARY && !call_is_replicator(&c);
+    bool replica = role_get(fs) != HOOKS_ROLE_PRIMARY;
+    bool gated = name_is_database(k) && !(flags & INODE_ORPHAN) && (replica || config_sync_most(fs->config)) && !call_is_replicator(&c);
     /* EROFS is what makes SQLite open read-only and say so at the first write. Its -wal and -shm stay writable: readers need them. */
-    if (gated && fs->config->replica_open_readonly && wants_write(fi->flags))
+    if (gated && replica && fs->config->replica_open_readonly && wants_write(fi->flags))
         err = EROFS;
     else if (gated && wait_for_fence(&c, (uint32_t)ino, fi->flags, &err))
         return;

@@ -225,6 +225,14 @@ static int mark_replica(void *ctx, struct database *db)
     return 0;
 }
 
+/* Its last transactions may have been waited for by nobody: see capture_sync.c. */
+static int mark_unproven(void *ctx, struct database *db)
+{
+    struct node *n = ctx;
+    db->unproven = config_sync_replicas(n->config, db->name) ? database_dbstate(db)->lsn : 0;
+    return 0;
+}
+
 /* ---- */
 
 static bool stopped_without_warning(struct node *n)
@@ -311,6 +319,7 @@ int startup_role(struct node *n, struct err *e)
         sequencer_set_epoch(n->sequencer, MAX(epochs_current(n->epochs).epoch, rlog_last(n->rlog).epoch));
         if (!rc && config_sync_most(n->config))
             rc = pending_prepared(n, e);
+        databases_each(n->databases, mark_unproven, n);
         if (!rc)
             atomic_store(&n->role, NODE_PRIMARY);
     } else if (!strcmp(name, n->config->node) && epochs_current(n->epochs).epoch) {

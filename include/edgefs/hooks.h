@@ -26,7 +26,7 @@
  *
  * The application's call waits for the answer, at most HOOKS_TIMEOUT_MS; then, or when no replicator is connected, edgefs-fs
  * goes on as if it had been answered 0 and marks the file unseen. OPENING is the exception: without an answer on a replica
- * a read-write open fails with EAGAIN after the time-out (a replica without a fence must not be opened for writing).
+ * a read-write open fails with EAGAIN after the time-out (a replica without a fence must not be opened for writing), and on a primary with sync-policy refuse any open.
  *
  * While a hook is unanswered the kernel may hold the lock of the directory or the inode that the application's call works
  * on. So the replicator answers WAL_*, DB_REMOVE, EMPTIED and JOURNAL_END without any call into the mount: from the backing files
@@ -70,7 +70,8 @@ enum hooks_kind {
     HOOK_JOURNAL_END,       /* NAME-journal is about to be unlinked, truncated, or have its header zeroed; with value HOOKS_JOURNAL_ZEROED: its header has
                              * been zeroed, and this fsync follows; text: the header as it was, HOOKS_JOURNAL_TEXT hexadecimal digits, or nothing if
                              * edgefs-fs does not know */
-    HOOK_OPENING,           /* replica only: the first open of database NAME by an application waits for its fence */
+    HOOK_OPENING,           /* the first open of database NAME by an application: on a replica it waits for its fence; on a primary, if commits of NAME wait for replicas and it
+                             * has a WAL, until they have what may be recovered from it */
     HOOK_DB_REMOVE,         /* database NAME is about to be unlinked or renamed over */
     HOOK_EMPTIED,           /* database NAME is about to be truncated to 0 bytes. SQLite does not do that to a database with pages (cp and shells do, O_TRUNC):
                              * what follows is another database. With a WAL beside it HOOK_CHECKPOINT with value 0 says the same */

@@ -74,7 +74,7 @@ void capture_dirty(struct capture *c, struct capture_file *cf, bool recheck)
 /* After a look: a file with nothing due leaves the list that each round goes through. */
 static void settle_place(struct capture *c, struct capture_file *cf)
 {
-    if (cf->dirty || cf->look_ns || cf->diff_ns || cf->watch.muted)
+    if (cf->dirty || cf->look_ns || cf->diff_ns || cf->watch.muted || cf->open_hook)
         return;
     pthread_mutex_lock(&cf->db->lock);
     bool busy = cf->mode == CAPTURE_MAPPING || cf->mode == CAPTURE_DIFFING;
@@ -297,7 +297,7 @@ static uint64_t run_files(struct capture *c)
         after = cf->next;
         if (cf->diff_ns && cf->diff_ns <= now && !sync_waits(c->node->sync, cf->db)) /* it would not see what is prepared, and seem to supersede it */
             capture_start_diff(c, cf, false);
-        if (cf->dirty || (cf->look_ns && cf->look_ns <= now) || (cf->watch.muted && !cf->look_ns))
+        if (cf->dirty || (cf->look_ns && cf->look_ns <= now) || (cf->watch.muted && !cf->look_ns) || capture_opening_ns(c, cf) <= now)
             look(c, cf, now);
         if (cf->watch.muted && !cf->look_ns)
             next = MIN(next, now + CAPTURE_HOLD_NS);
@@ -305,6 +305,7 @@ static uint64_t run_files(struct capture *c)
             next = MIN(next, cf->diff_ns);
         if (cf->look_ns)
             next = MIN(next, cf->look_ns);
+        next = MIN(next, capture_opening_ns(c, cf));
         settle_place(c, cf);
     }
     return next;

@@ -4,7 +4,7 @@
 #include "lib/log.h"
 #include "lib/util.h"
 #include "replicator/capture/capture.h"
-#include "replicator/capture/capture_file.h"
+#include "replicator/capture/capture_private.h"
 #include "replicator/metrics.h"
 #include "replicator/database/scan.h"
 #include "replicator/worker.h"
@@ -182,6 +182,8 @@ static int record_difference(struct node *n, struct database *db, struct scan *s
         rc = 0; /* nothing was ever in it: there is nothing to replicate yet */
     else if (!rc && (tx.n_pages || st.commit != r->commit || st.txid == 0)) {
         rc = tx_record(n, db, &tx, enc, e);
+        if (!rc && !db->apps_open)
+            capture_unproven(n->capture, db);
         *found = !rc && st.txid;
         if (!rc)
             log_debug("capture", "%s: %u of %u pages differ", db->name, tx.n_pages, r->commit);

@@ -245,6 +245,10 @@ static void on_hook(struct capture *c, const struct hook_msg *m, const char *pat
         query_lag(c, m->id);
         return;
     case HOOK_OPENING:
+        if (suffix && !*suffix && node_role(c->node) == NODE_PRIMARY && (cf = capture_file_by_name(c, name))) {
+            capture_opening(c, cf, m->id);
+            return;
+        }
         apply_opening(c->node, suffix && !*suffix ? name : NULL, m->id);
         return;
     case HOOK_CHECKPOINT:

@@ -72,6 +72,8 @@ struct capture_file {
     /* synchronous commit: capture_sync.c */
     uint64_t sync_hook;       /* the sync of the WAL that waits to be looked at; 0: none. The kernel syncs a file for one call at a time */
     uint64_t sync_ns;         /* when it came */
+    uint64_t open_hook;       /* the first open, which may recover what lies in the WAL, waits to be looked at; 0: none */
+    uint64_t open_ns;         /* when it came */
     struct capture_commit {
         uint32_t salt1, salt2, frame; /* a commit frame */
         uint32_t cksum[2];

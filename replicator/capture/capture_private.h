@@ -94,6 +94,17 @@ struct sync_wait;
 void capture_wal_sync(struct capture *c, struct capture_file *cf, uint64_t hook);
 /* NAME-journal is about to end: true: the hook is answered, or will be; false: capture_journal_ends at once, nobody waits. */
 bool capture_journal_sync(struct capture *c, struct capture_file *cf, uint64_t hook);
+/* The first open of a database by an application, which will recover what lies in its WAL: answers the hook when all of that is captured, and durable on replicas
+ * if it did not wait for them. */
+void capture_opening(struct capture *c, struct capture_file *cf, uint64_t hook);
+/* At the end of a look, db->lock held: the open that waits. */
+void capture_opening_step(struct capture *c, struct capture_file *cf);
+/* This node is a replica now: the open that waits is one of a replica. */
+void capture_opening_pass_on(struct capture *c, struct capture_file *cf);
+/* When the open that waits has waited too long; UINT64_MAX: none does. */
+uint64_t capture_opening_ns(const struct capture *c, const struct capture_file *cf);
+/* A record of transactions was written that nobody can be seen to have waited for. db->lock is held. */
+void capture_unproven(struct capture *c, struct database *db);
 /* Part of a look, db->lock held: everything that is published as h says is captured. True: a hook was looked at. */
 bool capture_sync_step(struct capture *c, struct capture_file *cf, const struct walindex_header *h);
 /* The same for a file whose WAL is not open, or could not be captured. */

@@ -169,6 +169,8 @@ static int catch_up(struct capture *c, struct capture_file *cf, struct walindex_
         rc = capture_wal_run(c->wal, c->node, db, &cf->view, h, &e);
         if (!rc)
             capture_sync_published(c, cf, h);
+        if (!rc && !cf->view.index)
+            capture_unproven(c, db);
         if (rc == -ENOSPC || rc == -EDQUOT) {
             atomic_store(&c->node->disk_full, true);
             database_mark(db, DATABASE_WAITING, "not captured, no room in the data directory: %s", e.text);
@@ -260,6 +262,7 @@ void capture_step(struct capture *c, struct capture_file *cf)
     cf->dirty = false;
     if (role != NODE_PRIMARY && role != NODE_HANDING_OVER) {
         cf->look_ns = cf->diff_ns = 0;
+        capture_opening_pass_on(c, cf);
         pthread_mutex_lock(&db->lock);
         unmap(c, cf);
         pthread_mutex_unlock(&db->lock);
@@ -297,6 +300,7 @@ void capture_step(struct capture *c, struct capture_file *cf)
         capture_sync_idle(c, cf);
     if (last_close && cf->mode == CAPTURE_MAPPED && cf->view.index && !cf->behind)
         unmap(c, cf); /* killed: whoever opens it next must not find a lock of ours on the wal-index, and believe that it is in use */
+    capture_opening_step(c, cf);
     bool answer = cf->mode != CAPTURE_MAPPING;
     pthread_mutex_unlock(&db->lock);
     if (answer)

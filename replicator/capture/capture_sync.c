@@ -14,7 +14,9 @@
 
 #include "lib/log.h"
 #include "lib/util.h"
+#include "replicator/apply/apply.h"
 #include "replicator/metrics.h"
+#include "replicator/stream/replicas.h"
 #include "replicator/stream/sync.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -260,8 +262,11 @@ void capture_sync_idle(struct capture *c, struct capture_file *cf)
 void capture_sync_published(struct capture *c, struct capture_file *cf, const struct walindex_header *h)
 {
     struct database *db = cf->db;
-    if (!config_sync_replicas(c->node->config, db->name))
+    unsigned replicas = config_sync_replicas(c->node->config, db->name);
+    if (!replicas)
         return;
+    if (db->unproven && replicas_vouched(c->node->replicas, replicas) >= db->unproven)
+        db->unproven = 0;
     bool was_asked = !cf->view.index || (cf->prepared.salt1 == h->salt1 && cf->prepared.salt2 == h->salt2 && cf->prepared.frame == h->max_frame);
     if (!was_asked)
         metrics_add(METRIC_SYNC_UNASKED, 1);
@@ -348,6 +353,12 @@ static void end_journal(struct capture *c, struct capture_file *cf, const struct
 void capture_sync_end(struct capture *c, const struct sync_wait *w)
 {
     struct capture_file *cf = w->db->capture;
+    if (w->kind == SYNC_OPEN) {
+        if (refuses(c))
+            log_warn("sync", "%s cannot be opened now: it has a transaction that nobody was told of, and that too few replicas have", w->db->name);
+        hooks_answer(c->node->hooks, w->hook, refuses(c) ? EAGAIN : 0, NULL);
+        return;
+    }
     if (w->kind == SYNC_JOURNAL) {
         end_journal(c, cf, w);
         return;
@@ -373,6 +384,64 @@ void capture_sync_due(struct capture *c)
     }
 }
 
+/* ---- opens ---- */
+
+/* Whoever opens a database that nobody has open recovers its WAL, and sees what a writer had written there when all was killed, though nobody was told that it is committed:
+ * it is captured from the frames, and then the open waits until replicas have it, as its commit would have. Otherwise a reader might see what this node alone has, and takes with it.
+ * What this process has not seen become published is *unproven*: at the start, what the database holds; later, what was captured while no wal-index said what is published. */
+
+void capture_unproven(struct capture *c, struct database *db)
+{
+    if (config_sync_replicas(c->node->config, db->name))
+        db->unproven = database_dbstate(db)->lsn;
+}
+
+uint64_t capture_opening_ns(const struct capture *c, const struct capture_file *cf)
+{
+    return cf->open_hook ? cf->open_ns + c->node->config->sync.timeout_ms * 1000000u : UINT64_MAX;
+}
+
+void capture_opening(struct capture *c, struct capture_file *cf, uint64_t hook)
+{
+    if (cf->open_hook)
+        hooks_answer(c->node->hooks, cf->open_hook, EAGAIN, NULL);
+    cf->open_hook = hook;
+    cf->open_ns = now_ns();
+    capture_touch(c, cf);
+    capture_step(c, cf);
+}
+
+void capture_opening_pass_on(struct capture *c, struct capture_file *cf)
+{
+    uint64_t hook = cf->open_hook;
+    cf->open_hook = 0;
+    if (hook)
+        apply_opening(c->node, cf->db->name, hook);
+}
+
+void capture_opening_step(struct capture *c, struct capture_file *cf)
+{
+    struct database *db = cf->db;
+    uint64_t hook = cf->open_hook;
+    if (!hook)
+        return;
+    bool nothing = db->state == DATABASE_OTHER || !database_dbstate(db)->txid || (cf->mode == CAPTURE_IDLE && !cf->diff_ns && !walview_exists(c->node, db));
+    bool captured = cf->mode == CAPTURE_MAPPED && !cf->behind && !cf->unseen_view && !cf->diff_ns;
+    unsigned replicas = sync_wanted(c->node->sync, db);
+    if (node_role(c->node) != NODE_PRIMARY)
+        return; /* to be passed on, when it is known who is */
+    if (!replicas || nothing || (captured && !db->unproven)) {
+        cf->open_hook = 0;
+        hooks_answer(c->node->hooks, hook, 0, NULL);
+    } else if (captured) {
+        cf->open_hook = 0;
+        wait_for(c, cf, hook, cf->open_ns, db->unproven, replicas, SYNC_OPEN);
+    } else if (capture_opening_ns(c, cf) <= now_ns()) {
+        cf->open_hook = 0;
+        hooks_answer(c->node->hooks, hook, refuses(c) ? EAGAIN : 0, NULL);
+    }
+}
+
 static int notice_prepared(void *ctx, struct database *db)
 {
     struct capture_file *cf = db->prepared ? capture_file_of(ctx, db) : NULL;
@@ -391,5 +460,5 @@ void capture_sync_forget(struct capture *c)
 {
     sync_forget(c->node->sync);
     for (struct capture_file *cf = c->all; cf; cf = cf->next_all)
-        cf->sync_hook = 0;
+        cf->sync_hook = cf->open_hook = 0;
 }

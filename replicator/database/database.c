@@ -491,6 +491,7 @@ void database_forget(struct databases *d, struct database *db, uint64_t lsn)
     remember(db, &(struct database_past){.lsn = lsn, .first = lsn});
     database_set_pending(d, db, 0);
     db->doubtful = false;
+    db->unproven = 0;
     database_mark(db, DATABASE_ABSENT, NULL);
 }
 
@@ -510,6 +511,8 @@ int database_rename(struct databases *d, struct database *db, struct database *t
     let_go(d, db);
     database_know(to, &st);
     to->touched = true;
+    to->unproven = db->unproven;
+    db->unproven = 0;
     database_remember(to, lsn);
     database_mark(to, state, NULL);
     remember(db, &(struct database_past){.lsn = lsn, .first = lsn});

@@ -57,6 +57,7 @@ struct database {
     bool apps_open;      /* applications have it open, as edgefs-fs last said */
     uint64_t pending;    /* replica: LSN of the first record that is in the log and not applied here; 0: none. database_set_pending */
     uint64_t prepared;   /* LSN of a PREPARE record that nothing in the log has superseded or aborted yet; 0: none */
+    uint64_t unproven;   /* LSN of a record whose transactions may not have waited for replicas as they should (capture_sync.c); 0: none */
     uint64_t covered, lacks; /* at start only: pending.c */
     /* Replica, at its start: what it was to be called when a predecessor was killed while it moved the files; some of them may be there already. And that one: itself.
      * Neither is opened before apply_finish_moves. */

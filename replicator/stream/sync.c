@@ -99,10 +99,10 @@ static void try_return(struct sync *s)
 void sync_vouched(struct sync *s)
 {
     struct sync_wait answer[64];
-    unsigned n;
+    unsigned n, commits;
     bool wake;
     do {
-        n = 0;
+        n = commits = 0;
         wake = false;
         pthread_mutex_lock(&s->lock);
         if (s->degraded)
@@ -129,11 +129,12 @@ void sync_vouched(struct sync *s)
         }
         pthread_mutex_unlock(&s->lock);
         for (unsigned i = 0; i < n; i++) {
+            commits += answer[i].kind != SYNC_OPEN;
             /* Noted first: whoever asks for a position as soon as the call has returned must not be served by a round that does not look here. */
             capture_note(s->node->capture, answer[i].db);
             hooks_answer(s->node->hooks, answer[i].hook, 0, NULL);
         }
-        metrics_add(METRIC_SYNC_COMMITS, n);
+        metrics_add(METRIC_SYNC_COMMITS, commits);
         if (wake || n)
             capture_wake(s->node->capture);
     } while (n == ARRAY_SIZE(answer));
@@ -174,7 +175,7 @@ bool sync_next(struct sync *s, struct sync_wait *w)
     if (found && !w->acknowledged && !s->node->config->sync.refuse)
         degrade(s, w);
     pthread_mutex_unlock(&s->lock);
-    if (found)
+    if (found && w->kind != SYNC_OPEN)
         metrics_add(w->acknowledged ? METRIC_SYNC_COMMITS : METRIC_SYNC_TIMEOUTS, 1);
     return found;
 }
@@ -208,7 +209,7 @@ bool sync_waits(struct sync *s, const struct database *db)
         return false;
     pthread_mutex_lock(&s->lock);
     for (unsigned i = 0; i < s->n && !any; i++)
-        any = s->waiting[i].db == db;
+        any = s->waiting[i].db == db && s->waiting[i].kind != SYNC_OPEN;
     pthread_mutex_unlock(&s->lock);
     return any;
 }

@@ -27,6 +27,7 @@ unsigned sync_wanted(struct sync *s, const struct database *db);
 
 enum sync_kind {
     SYNC_WAL,     /* answered with 0 as soon as it is acknowledged; then db is looked at (capture_notice) */
+    SYNC_OPEN,    /* the same, for an application that opens db; it keeps nobody else waiting */
     SYNC_JOURNAL, /* comes out of sync_next in any case: the record of the transaction must be in the log before the answer */
 };
 
@@ -51,7 +52,7 @@ bool sync_next(struct sync *s, struct sync_wait *w);
 uint64_t sync_next_ns(struct sync *s);
 /* The connection to edgefs-fs is gone, and with it all questions. */
 void sync_forget(struct sync *s);
-/* Somebody waits for this database. */
+/* A commit of this database waits. */
 bool sync_waits(struct sync *s, const struct database *db);
 
 unsigned sync_waiting(struct sync *s);

@@ -90,8 +90,8 @@ def replicas_of(seed):
 
 
 class Schedule:
-    def __init__(self, seed, synchronous=0, faults=nemesis.FAULTS):
-        self.seed, self.synchronous, self.faults = seed, synchronous, faults
+    def __init__(self, seed, synchronous=0, faults=nemesis.FAULTS, keep=False):
+        self.seed, self.synchronous, self.faults, self.keep = seed, synchronous, faults, keep
         self.lines, self.problems, self.facts, self.folder = [], [], "", None
 
     def say(self, text):
@@ -161,7 +161,7 @@ class Schedule:
         code, out, err = harness.ctl(world.wait_primary(), "verify", check=False)
         if code:
             self.problems.append(f"identical: edgefs-ctl verify: {code} {out}{err}")
-        if self.problems:
+        if self.problems or self.keep:
             keep = f"/tmp/edgefs-cluster-{self.seed}.json"
             with open(keep, "w") as f:
                 json.dump({"events": events, "final": final, "quarantined": sorted(quarantined)}, f)
@@ -173,7 +173,7 @@ class Schedule:
 
 def one(args):
     faults = tuple(getattr(nemesis, name) for name in args.faults.split(",")) if args.faults else nemesis.FAULTS
-    schedule = Schedule(args.seed, args.synchronous or 0, faults)
+    schedule = Schedule(args.seed, args.synchronous or 0, faults, args.keep)
     good = schedule.run()
     print("\n".join(schedule.lines + schedule.problems[:20]), flush=True)
     print("ok" if good else f"FAIL seed {args.seed}", flush=True)
@@ -227,6 +227,7 @@ def main():
     p.add_argument("--synchronous", type=int, default=int(env("CLUSTER_SYNCHRONOUS")) if env("CLUSTER_SYNCHRONOUS") else None,
                    help="sync-replicas; without it and with LONG=1: every tenth schedule 1 or 2, the others none")
     p.add_argument("--faults", default="", help="only these functions of nemesis.py, separated by commas")
+    p.add_argument("--keep", action="store_true", help="with --seed: history, logs and data stay in any case")
     args = p.parse_args()
     if os.geteuid() != 0:
         sys.exit("driver.py: mounts and namespaces need root")

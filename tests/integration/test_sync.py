@@ -308,6 +308,53 @@ class SyncStates(EdgeTest):
             wait_until(whole, 30, "a has what b has")
             cluster.identical()
 
+    def waits_when_all_is_killed(self, a, b):
+        """A commit waits on a for b, which is stopped, when all programs of a are killed; a starts again. Its WAL has the transaction."""
+        harness.make_load_db(a)
+        a.sql("load.db", "PRAGMA wal_checkpoint")
+        wait_until(lambda: b.databases() and count(b) == 0, 20, "b has the database")
+        b.stop()
+        with Session(a.path("load.db")) as writer:
+            writer.sql("PRAGMA synchronous=FULL")
+            writer.send("INSERT INTO t (w, s) VALUES (1, 0)")
+            wait_until(lambda: a.metric("edgefs_sync_waiting") == 1, 20, "it waits")
+            a.kill("replicator", signal.SIGSTOP)  # that is: it says nothing of the writer's end
+            a.kill_all()
+        a.start()
+        a.wait_role("primary")
+
+    @within(60)
+    def test_what_a_primary_recovers_is_not_seen_before_replicas_have_it(self):
+        """Nobody was told that it is committed. A reader that saw it would have seen what is gone if this node is lost now."""
+        with Cluster(2, extra=sync(timeout="2s")) as cluster:
+            a, b = cluster.nodes
+            self.waits_when_all_is_killed(a, b)
+            with self.assertRaises(sqlite3.OperationalError):
+                count(a, 1)
+            b.start()
+            wait_until(lambda: b.status()["connected"], 20, "b is connected")
+            self.assertEqual(count(a, 1), 1)  # the open waits as long as a commit would
+            self.assertEqual(count(b, 1), 1)
+            with Session(a.path("load.db")) as holder:  # leaves a WAL behind whose transactions replicas have
+                holder.sql("INSERT INTO t (w, s) VALUES (2, 0)")
+                holder.process.kill()
+            b.stop()
+            self.assertEqual(count(a, 1), 1)
+            b.start()
+            wait_until(lambda: b.status()["connected"] and count(b) == 2, 20, "b follows")
+            cluster.identical()
+
+    @within(60)
+    def test_what_a_primary_recovers_is_seen_after_a_while_if_commits_do_not_wait_longer(self):
+        with Cluster(2, extra=sync(timeout="2s", policy="degrade")) as cluster:
+            a, b = cluster.nodes
+            self.waits_when_all_is_killed(a, b)
+            self.assertEqual(count(a, 1), 1)
+            self.assertEqual(a.metric("edgefs_sync_degraded"), 1)
+            b.start()
+            wait_until(lambda: b.status()["connected"] and count(b) == 1, 20, "b follows")
+            cluster.identical()
+
 
 class SyncFailover(EdgeTest):
     @within(90)
