@@ -312,8 +312,11 @@ bool capture_journal_sync(struct capture *c, struct capture_file *cf, uint64_t h
     uint64_t lsn = 0;
     struct err e = {0};
     unsigned replicas = role == NODE_PRIMARY || role == NODE_HANDING_OVER ? sync_wanted(c->node->sync, db) : 0;
-    if (!replicas || cf->anew)
+    if (!replicas || cf->anew) {
+        if (role == NODE_PRIMARY && config_sync_replicas(c->node->config, db->name))
+            metrics_add(METRIC_SYNC_ASYNC, 1);
         return false;
+    }
     pthread_mutex_lock(&db->lock);
     bool in_wal = cf->mode == CAPTURE_MAPPED || (cf->mode == CAPTURE_MAPPING && walview_exists(c->node, db));
     int rc = in_wal ? 1 : capture_journal_prepare(c->journal, c->node, db, cf->suspect, &lsn, &e);
@@ -327,6 +330,8 @@ bool capture_journal_sync(struct capture *c, struct capture_file *cf, uint64_t h
         hooks_answer(c->node->hooks, hook, EIO, NULL);
         return true;
     }
+    if (rc < 0)
+        metrics_add(METRIC_SYNC_ASYNC, 1);
     if (rc || !lsn)
         return false;
     wait_for(c, cf, hook, now_ns(), lsn, replicas, SYNC_JOURNAL);

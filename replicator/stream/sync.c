@@ -21,6 +21,7 @@ struct sync {
     atomic_uint count; /* n, for who does not want to lock */
     unsigned degraded;        /* nobody waits who wants this many or more; 0: not degraded */
     uint64_t since_ns;        /* degraded since */
+    uint64_t from;            /* degraded: what has this LSN or a later one was not waited for */
     uint64_t mark, mark_ns;   /* degraded: the log's end at that time */
 };
 
@@ -92,7 +93,8 @@ static void try_return(struct sync *s)
     }
     if (vouched < s->mark)
         return;
-    log_info("sync", "synchronous commit again: %u replicas are up to date (it was degraded for %" PRIu64 " s)", s->degraded, (now - s->since_ns) / 1000000000u);
+    log_info("sync", "synchronous commit again: %u replicas are up to date, and have what was committed meanwhile, LSN %" PRIu64 " to %" PRIu64 " (it was degraded for %" PRIu64 " s)",
+             s->degraded, s->from, s->mark, (now - s->since_ns) / 1000000000u);
     s->degraded = 0;
 }
 
@@ -145,11 +147,16 @@ static void degrade(struct sync *s, const struct sync_wait *w)
 {
     if (s->degraded && s->degraded <= w->replicas)
         return;
+    uint64_t from = s->degraded ? MIN(s->from, w->lsn) : w->lsn;
+    for (unsigned i = 0; i < s->n; i++) /* their time is over, too */
+        if (!s->waiting[i].acknowledged && s->waiting[i].replicas >= w->replicas)
+            from = MIN(from, s->waiting[i].lsn);
     s->degraded = w->replicas;
     s->since_ns = now_ns();
     s->mark_ns = 0;
-    log_warn("sync", "%s: %u replicas did not have a commit within %" PRIu64 " ms: going on without waiting for them", w->db->name, w->replicas,
-             s->node->config->sync.timeout_ms);
+    s->from = from;
+    log_warn("sync", "%s: %u replicas did not have a commit within %" PRIu64 " ms: going on without waiting for them; what is committed from LSN %" PRIu64
+             " on is lost if this node is lost before they have it", w->db->name, w->replicas, s->node->config->sync.timeout_ms, from);
 }
 
 /* lock held: it has gone over to not waiting for as many. */
@@ -245,7 +252,8 @@ json_t *sync_json(struct sync *s)
     bool primary = node_role(s->node) == NODE_PRIMARY;
     const char *state = !most ? "off" : !primary ? "idle" : sync_is_degraded(s) ? "degraded" : "synchronous";
     uint64_t vouched = most ? replicas_vouched(s->node->replicas, most) : 0;
-    return json_pack("{s:s,s:I,s:I,s:s,s:i,s:I}", "state", state, "replicas", (json_int_t)most, "timeout_ms",
+    uint64_t unwaited = atomic_load(&metrics_values[METRIC_SYNC_TIMEOUTS]) + atomic_load(&metrics_values[METRIC_SYNC_ASYNC]);
+    return json_pack("{s:s,s:I,s:I,s:s,s:i,s:I,s:I}", "state", state, "replicas", (json_int_t)most, "timeout_ms",
                      (json_int_t)c->sync.timeout_ms, "policy", c->sync.refuse ? "refuse" : "degrade", "waiting", (int)sync_waiting(s),
-                     "durable_lsn", (json_int_t)vouched);
+                     "durable_lsn", (json_int_t)vouched, "unwaited", (json_int_t)unwaited);
 }

@@ -3,7 +3,8 @@
 Each transaction has a name and tells which one it stands on (store.py). So what was ever committed anywhere is a tree, what the cluster holds in the end is
 one path in it, the *main line*, and the last transaction that a read saw names everything that it saw. Nothing is searched for: each rule is a look at that tree.
 
-  lost         a transaction that was acknowledged, or that anybody saw, is on the main line, or in somebody's quarantine; with synchronous commit: on the main line
+  lost         a transaction that was acknowledged, or that anybody saw, is on the main line, or in somebody's quarantine; with synchronous commit: on the main line; with
+               synchronous commit that may be degraded: on the main line if it was acknowledged and there is no doubt that it waited
   twice        no transaction was carried out twice
   dirty        what was rolled back or refused is nowhere
   torn         each read saw the state that the transactions up to its last one make: registers, counter, lists, rows, pads; and files are sound
@@ -19,6 +20,7 @@ Events (dictionaries; times from one monotonic clock):
   {"e": "try", "db", "op", "n", "parent", "t", "kind", "key" or "ref"}      the application is about to commit
   {"e": "call", "op", "s", "t0"}                                            a client asks for a write …
   {"e": "write", "op", "db", "s", "t0", "t1", "r", "node"}                  … and what became of it: ok, fail (refused), abort (rolled back, as asked), info (not known)
+  {"e": "doubt", "op"}                                                      it may have been committed without waiting for replicas
   {"e": "read", "s", "node", "t0", "t1", "stale", "m", "at"}                at: what Store.read returned
 """
 import bisect
@@ -120,7 +122,7 @@ class Tree:
 
 
 class Checker:
-    def __init__(self, events, final, quarantined, synchronous=False):
+    def __init__(self, events, final, quarantined, synchronous=None):
         """final: {node: store.dump()}; quarantined: names of the transactions that are in some node's quarantine."""
         self.events, self.final, self.quarantined, self.synchronous = events, final, quarantined, synchronous
         self.problems = []
@@ -129,6 +131,8 @@ class Checker:
         self.writes = [e for e in events if e["e"] == "write"]
         self.reads = [e for e in events if e["e"] == "read"]
         self.never = {e["op"]: e["r"] for e in self.writes if e["r"] in ("fail", "abort")}
+        self.acknowledged = {e["op"] for e in self.writes if e["r"] == "ok"}
+        self.doubts = {e["op"] for e in events if e["e"] == "doubt"}
         self.lost = set()
 
     def run(self):
@@ -174,8 +178,9 @@ class Checker:
         if op in self.trees[name].line or op in self.lost:
             return
         self.lost.add(op)
-        if self.synchronous or op not in self.quarantined:
-            self.problems.append(f"lost: {op} of {name} ({why}){'' if self.synchronous else ' is in nobody’s quarantine'}")
+        durable = self.synchronous == "degrade" and op in self.acknowledged and op not in self.doubts or self.synchronous == "refuse"
+        if durable or op not in self.quarantined:
+            self.problems.append(f"lost: {op} of {name} ({why}){'' if durable else ' is in nobody’s quarantine'}")
 
     def check_read(self, r):
         """Whether the order rules can be applied to it."""
@@ -270,6 +275,6 @@ class Checker:
                                          f"{best[k - 1][0]:.3f} and stands at {best[k - 1][1]}")
 
 
-def check(events, final, quarantined, synchronous=False):
-    """The list of what must not have happened."""
+def check(events, final, quarantined, synchronous=None):
+    """The list of what must not have happened. synchronous: None, or the policy: refuse, degrade."""
     return Checker(events, final, quarantined, synchronous).run()

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """The applications of one node, and clients. What a machine runs beside EdgeFS: it is killed with the machine.
 
-  station.py --name a --mount DIR --trail FILE --stop FILE --seed N --listen PORT --direct K --proxied K --urls '{"a": "10.…:8080", …}' [--full]
+  station.py --name a --mount DIR --trail FILE --stop FILE --seed N --listen PORT --direct K --proxied K --urls '{"a": "10.…:8080", …}' [--full] [--ask URL]
 
 --listen: an HTTP application over the databases of DIR (GET / reads, POST / writes). --direct: sessions on the mount itself.
---proxied: sessions through the proxies of --urls, with the position as a cookie; half of them always at the first one, most of the others with the position of what they read, too. Ends when --stop exists."""
+--proxied: sessions through the proxies of --urls, with the position as a cookie; half of them always at the first one, most of the others with the position of what they read, too. Ends when --stop exists.
+--ask: the node's API: with each commit is asked whether it waited for replicas (store.Store, unwaited)."""
 import argparse
 import http.client
 import http.server
@@ -81,7 +82,7 @@ class Kept:
         with self.station.lock:
             self.store = self.station.pool.pop() if self.station.pool else None
         if self.store is None:
-            self.store = Store(self.station.mount, self.station.name, self.station.trail, self.station.synchronous)
+            self.store = self.station.new_store()
         return self.store
 
     def __exit__(self, *_):
@@ -100,6 +101,22 @@ class Station:
 
     def store(self):
         return Kept(self)
+
+    def new_store(self):
+        return Store(self.mount, self.name, self.trail, self.synchronous, unwaited=self.unwaited if self.args.ask else None)
+
+    def unwaited(self):
+        """Which process counts the commits that did not wait, and how many there were; None: it does not say."""
+        host, _, token = self.args.ask.partition(" ")
+        conn = http.client.HTTPConnection(host, timeout=2)
+        try:
+            conn.request("GET", "/v1/status", headers={"Authorization": "Bearer " + token})
+            status = json.loads(conn.getresponse().read())
+            return status["pid"], status["sync"]["unwaited"]
+        except (OSError, http.client.HTTPException, ValueError, KeyError):
+            return None
+        finally:
+            conn.close()
 
     def stopping(self):
         return os.path.exists(self.args.stop)
@@ -142,7 +159,7 @@ class Station:
         return result == "ok"
 
     def direct(self, name, rng):
-        store = Store(self.mount, self.name, self.trail, self.synchronous)
+        store = self.new_store()
 
         def write(op, kind, key, rollback):
             store.write(op, kind, key, rollback)
@@ -237,6 +254,7 @@ def main():
     p.add_argument("--proxied", type=int, default=0)
     p.add_argument("--urls", default="{}")
     p.add_argument("--full", action="store_true")
+    p.add_argument("--ask", default="", help="HOST:PORT TOKEN")
     Station(p.parse_args()).run()
 
 

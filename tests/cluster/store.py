@@ -17,6 +17,7 @@ import zlib
 REGISTERS = ("x", "y", "z")
 LISTS = ("p", "q")
 PADS = 3
+COMMIT_SECONDS = 5  # who waits longer may have got on because edgefs-fs heard nothing from its replicator
 SCHEMA_ONE = """
 CREATE TABLE log (n INTEGER PRIMARY KEY, op TEXT, parent TEXT, kind TEXT, key TEXT);
 CREATE TABLE register (key TEXT PRIMARY KEY, op TEXT);
@@ -64,8 +65,9 @@ def create(folder, second_mode):
 class Store:
     """Both databases on one mount. One thread. Connections stay until something goes wrong with them."""
 
-    def __init__(self, folder, node, trail, synchronous="NORMAL", timeout=0.3):
-        self.folder, self.node, self.trail = folder, node, trail
+    def __init__(self, folder, node, trail, synchronous="NORMAL", timeout=0.3, unwaited=None):
+        """unwaited() is asked before and after each commit: the same answer means that all commits in between waited for replicas; None: not known."""
+        self.folder, self.node, self.trail, self.unwaited = folder, node, trail, unwaited
         self.synchronous, self.timeout = synchronous, timeout
         self.connections = {}
 
@@ -98,7 +100,10 @@ class Store:
                 return facts
             self.trail.note(e="try", db=name, op=op, node=self.node, t=time.monotonic(), **facts)
             committing = True
+            before, began = self.unwaited and self.unwaited(), time.monotonic()
             conn.execute("COMMIT")
+            if self.unwaited and (before is None or before != self.unwaited() or time.monotonic() - began > COMMIT_SECONDS):
+                self.trail.note(e="doubt", op=op)  # before anybody is told that it is committed
             return facts
         except sqlite3.Error as e:
             busy = getattr(e, "sqlite_errorname", "").startswith("SQLITE_BUSY")

@@ -68,7 +68,7 @@ class Story:
         return {"one.db": rows, "two.db": [[0, "", ""]] + [[n, op, ref] for n, (op, ref) in enumerate(self.notes, 1)], "state": self.observation(self.line),
                 "check one.db": "ok", "check two.db": "ok"}
 
-    def check(self, quarantined=(), synchronous=False, final=None):
+    def check(self, quarantined=(), synchronous=None, final=None):
         return history.check(self.events, final or {"a": self.dump(), "b": self.dump()}, set(quarantined), synchronous)
 
 
@@ -113,7 +113,16 @@ class HistoryChecker(unittest.TestCase):
         story.write("w4")
         story.line.pop()
         self.assertEqual(story.check(quarantined={"w4"}), [])
-        self.rejects(story, "lost", quarantined={"w4"}, synchronous=True)
+        self.rejects(story, "lost", quarantined={"w4"}, synchronous="refuse")
+
+    def test_a_write_of_which_is_known_that_it_waited_must_not_be_lost_when_others_did_not_wait(self):
+        story = usual()
+        story.write("w4")
+        story.line.pop()
+        self.rejects(story, "lost", quarantined={"w4"}, synchronous="degrade")
+        story.events.append({"e": "doubt", "op": "w4"})
+        self.assertEqual(story.check(quarantined={"w4"}, synchronous="degrade"), [])
+        self.rejects(story, "lost", synchronous="degrade")
 
     def test_what_somebody_saw_must_not_vanish_even_if_it_was_not_acknowledged(self):
         story = usual()

@@ -22,6 +22,7 @@ from relay import Relay  # noqa: E402
 API, WEB, APP = 20202, 8080, 3000
 TOKEN = "token-of-the-cluster-tests"
 HEAL_SECONDS = 60
+SYNC_TIMEOUTS = {"refuse": "2s", "degrade": "500ms"}
 DISK_BYTES = 256 << 20  # more than a schedule writes
 CLOCK = os.path.join(harness.BUILD, "clock.so")
 
@@ -117,7 +118,8 @@ class Machine(harness.Node):
     def start_station(self):
         w = self.world
         if self.station is None or self.station.poll() is not None:
-            self.station = w.start_station(self.name, [*self.prefix], ["--mount", self.mount, "--listen", str(APP), "--direct", "2", "--proxied", "2"])
+            self.station = w.start_station(self.name, [*self.prefix], ["--mount", self.mount, "--listen", str(APP), "--direct", "2", "--proxied", "2",
+                                                                             *(["--ask", f"{self.host}:{API} {TOKEN}"] if w.policy == "degrade" else [])])
 
     def kill_station(self):
         """Does not wait for its end: who is in a call into the mount stays there for as long as edgefs-fs is stopped."""
@@ -140,12 +142,12 @@ class Machine(harness.Node):
 class World:
     """A context manager. seed: of the relay and the stations. extra: more lines of every node's configuration."""
 
-    def __init__(self, n=3, members=1, ttl=2, seed=0, synchronous=0, second_mode="wal", passthrough=True, extra="", environment=None, small_disks=()):
+    def __init__(self, n=3, members=1, ttl=2, seed=0, synchronous=0, policy="refuse", second_mode="wal", passthrough=True, extra="", environment=None, small_disks=()):
         self.small_disks = small_disks  # names of nodes whose data directory is a small file system
         self.names = [chr(ord("a") + i) for i in range(n)]
         self.members, self.ttl, self.seed, self.second_mode, self.passthrough = members, ttl, seed, second_mode, passthrough
-        self.synchronous = synchronous
-        self.extra = extra + (f"sync-replicas: {synchronous}\nsync-policy: refuse\nsync-timeout: 2s\n" if synchronous else "")
+        self.synchronous, self.policy = synchronous, policy if synchronous else None
+        self.extra = extra + (f"sync-replicas: {synchronous}\nsync-policy: {policy}\nsync-timeout: {SYNC_TIMEOUTS[policy]}\n" if synchronous else "")
         self.environment = environment or {}
         self.rovers = []
         self.trails = []

@@ -2,6 +2,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import sqlite3
 
@@ -160,10 +161,12 @@ class SyncStates(EdgeTest):
         with Cluster(2, extra=sync(timeout="300ms", policy="degrade")) as cluster:
             a, b = cluster.nodes
             harness.make_load_db(a)
-            with contextlib.closing(connect(a, "wal")) as conn:
+            harness.make_load_db(a, "journal.db", mode="delete")
+            with contextlib.closing(connect(a, "wal")) as conn, contextlib.closing(connect(a, "delete", "journal.db")) as other:
                 conn.execute("INSERT INTO t (w, s) VALUES (1, 0)")
                 self.assertEqual(a.status()["sync"]["state"], "synchronous")
                 with stopped(b):
+                    before, durable = a.status()["sync"]["unwaited"], a.lsn()
                     for i in range(10):
                         conn.execute("INSERT INTO t (w, s) VALUES (2, ?)", (i,))
                     status = a.status()
@@ -172,8 +175,19 @@ class SyncStates(EdgeTest):
                     self.assertEqual(a.metric("edgefs_sync_degraded"), 1)
                     self.assertEqual(a.metric("edgefs_sync_timeouts_total"), 1)
                     self.assertGreaterEqual(a.metric("edgefs_sync_degraded_commits_total"), 9)
+                    self.assertEqual(status["sync"]["unwaited"], before + 10)
+                    other.execute("INSERT INTO t (w, s) VALUES (2, 0)")
+                    self.assertEqual(a.status()["sync"]["unwaited"], before + 11)
+                    with open(a.log_file) as log:
+                        start = int(re.search(r"what is committed from LSN (\d+) on is lost", log.read()).group(1))
+                    self.assertEqual(start, durable + 1)
+                    end = a.lsn()
                 wait_until(lambda: a.status()["sync"]["state"] == "synchronous", 20, "b is back")
                 self.assertEqual(a.status()["warnings"], [])
+                with open(a.log_file) as log:
+                    first, last = map(int, re.search(r"what was committed meanwhile, LSN (\d+) to (\d+)", log.read()).groups())
+                self.assertEqual(first, start)
+                self.assertGreaterEqual(last, end)
                 commits = a.metric("edgefs_sync_commits_total")
                 conn.execute("INSERT INTO t (w, s) VALUES (3, 0)")
                 self.assertEqual(a.metric("edgefs_sync_commits_total"), commits + 1)
