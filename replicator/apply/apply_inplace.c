@@ -169,8 +169,9 @@ int apply_create(struct node *n, struct database *db, const struct apply_tx *tx,
     if (fd < 0)
         return err_errno(e, errno, "create %s", temp);
     rc = write_pages(fd, tx, e);
-    /* The owner of the directory is the best guess at who shall use it here; the log does not carry owners. */
-    if (!rc && (ftruncate(fd, (off_t)tx->commit * tx->page_size) || fchown(fd, parent.st_uid, parent.st_gid)))
+    /* The owner of the directory is the best guess at who shall use it here; the log does not carry owners. Each of these calls goes through edgefs-fs. */
+    bool foreign = parent.st_uid != geteuid() || parent.st_gid != getegid();
+    if (!rc && (ftruncate(fd, (off_t)tx->commit * tx->page_size) || (foreign && fchown(fd, parent.st_uid, parent.st_gid))))
         rc = err_errno(e, errno, "finish %s", temp);
     close(fd);
     if (!rc)
@@ -182,14 +183,12 @@ int apply_create(struct node *n, struct database *db, const struct apply_tx *tx,
 
 int apply_remove(struct node *n, struct database *db, struct err *e)
 {
-    static const char *const suffixes[] = {"", LAYOUT_WAL, LAYOUT_SHM, LAYOUT_JOURNAL};
     apply_file_close(n, db);
-    for (size_t i = 0; i < ARRAY_SIZE(suffixes); i++) {
-        char name[LAYOUT_NAME_MAX + 16];
-        snprintf(name, sizeof name, "%s%s", db->name, suffixes[i]);
-        if (unlinkat(n->mount_fd, name, 0) && errno != ENOENT)
-            return err_errno(e, errno, "remove %s", name);
-    }
+    if (unlinkat(n->mount_fd, db->name, 0) && errno != ENOENT)
+        return err_errno(e, errno, "remove %s", db->name);
+    int rc = apply_remove_companions(n, db, e);
+    if (rc)
+        return rc;
     apply_remove_parents(n, db->name);
     return 0;
 }
