@@ -3,12 +3,15 @@
 The nodes know each other, and etcd, by the relay's ports only. Who connects is told by its address, who is meant by the port. It runs on a thread of its own;
 rules may be changed from any thread, and hold from the next piece of data on, also on connections that exist."""
 import asyncio
+import contextlib
 import dataclasses
+import os
 import random
 import threading
 
 PIECE = 65536
 LOOK_SECONDS = 0.02  # how soon a rule that ends is noticed
+PRIORITY = -10  # nice value: the network and etcd are not slow because applications are busy
 
 
 @dataclasses.dataclass
@@ -36,6 +39,8 @@ class Relay:
         self.servers, self.tasks = [], set()
 
     def run(self):
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PRIORITY)
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
         self.loop.close()

@@ -48,18 +48,24 @@ class Trail:
         os.write(self.fd, (json.dumps(event) + "\n").encode())
 
 
-def read_trail(path):
-    with open(path) as f:
-        text = f.read()
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+def read_trail(path, start=0):
+    """(events from byte start on, where to go on): whole lines only."""
+    with open(path, "rb") as f:
+        f.seek(start)
+        data = f.read()
+    data = data[: data.rfind(b"\n") + 1]
+    return [json.loads(line) for line in data.splitlines()], start + len(data)
 
 
 def create(folder, second_mode):
     for name, mode, schema in (("one.db", "wal", SCHEMA_ONE), ("two.db", second_mode, SCHEMA_TWO)):
         conn = sqlite3.connect(os.path.join(folder, name), timeout=10, isolation_level=None)
-        conn.execute(f"PRAGMA journal_mode={mode}")
-        conn.executescript(f"BEGIN; {schema} COMMIT;")
-        conn.close()
+        try:
+            conn.execute(f"PRAGMA journal_mode={mode}")
+            if not conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+                conn.executescript(f"BEGIN; {schema} COMMIT;")
+        finally:
+            conn.close()
 
 
 class Store:

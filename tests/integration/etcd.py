@@ -42,7 +42,8 @@ class Certificates:
 class Etcd:
     """A context manager. `endpoints` is what goes into lease.endpoints. tls: clients speak TLS; mutual: they need a certificate, too. `certificates`."""
 
-    def __init__(self, members=1, tls=False, mutual=False):
+    def __init__(self, members=1, tls=False, mutual=False, prefix=()):
+        self.prefix = prefix  # of the command
         self.tmp = tempfile.mkdtemp(prefix="efs-etcd-")
         self.ports = [(free_port(), free_port()) for _ in range(members)]
         self.processes = [None] * members
@@ -78,7 +79,7 @@ class Etcd:
         cluster = ",".join(f"m{k}=http://127.0.0.1:{p}" for k, (_, p) in enumerate(self.ports))
         with open(os.path.join(self.tmp, f"m{i}.log"), "ab") as log:
             self.processes[i] = subprocess.Popen(
-                ["etcd", "--name", f"m{i}", "--data-dir", os.path.join(self.tmp, f"m{i}"), "--log-level", "warn",
+                [*self.prefix, "etcd", "--name", f"m{i}", "--data-dir", os.path.join(self.tmp, f"m{i}"), "--log-level", "warn",
                  "--listen-client-urls", self.endpoints[i], "--advertise-client-urls", self.endpoints[i], *self.tls_options(),
                  "--listen-peer-urls", f"http://127.0.0.1:{peer}", "--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}",
                  "--initial-cluster", cluster, "--initial-cluster-token", self.tmp, "--heartbeat-interval", "50", "--election-timeout", "500"],
