@@ -50,6 +50,7 @@ void capture_replaced(struct capture *c, struct capture_file *cf, bool emptied)
     } else
         cf->life++; /* nothing to keep; but a scan that is under way is void, and its patience with the other file not used up by this one */
     pthread_mutex_unlock(&cf->db->lock);
+    log_debug("capture", "%s: another file has the name", cf->db->name);
     capture_main_changed(c, cf, known);
     capture_dirty(c, cf, true);
 }

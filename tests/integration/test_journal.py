@@ -1,7 +1,11 @@
 """Rollback-journal modes on the primary: every way in which SQLite ends a transaction there, captured as it ends."""
+import datetime
+import fcntl
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import harness
 from harness import Cluster, EdgeTest, both_modes, rounds, wait_until, within
@@ -365,3 +369,44 @@ class Journal(EdgeTest):
             cluster.identical()
             for (name, _), w in zip(modes.items(), writers):
                 harness.check_exactly_once(b, name, [w])
+
+
+class Patience(EdgeTest):
+    """A database that is never at rest is read under the SHARED lock in the end, which an application may meet. It takes more than a second of tries to come to that."""
+
+    FOR = 1.2  # seconds; capture_diff.c: six tries, 20 ms to 640 ms apart
+
+    @staticmethod
+    def times(node, text):
+        return [datetime.datetime.fromisoformat(line.split()[0][:-1]) for line in node.log().splitlines() if line.endswith(text)]
+
+    @staticmethod
+    def make_locked(node, name, contents):
+        """A file that somebody keeps locked as who writes a database does."""
+        fd = os.open(node.path(name), os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 512, 0x40000000)
+        os.write(fd, contents)
+        return fd
+
+    def test_it_begins_anew_with_another_file_of_the_name(self):
+        """Removed and made again while nobody looks: what the first file has used up of it is not the second one's."""
+        with Cluster(1, log_level="debug") as cluster:
+            a = cluster.nodes[0]
+            make(a, "other.db", rows=50)
+            cluster.sync()
+            with open(a.backing("other.db"), "rb") as f:
+                contents = f.read()
+            locking, replaced = "x.db: never at rest, read under the SHARED lock now", "x.db: another file has the name"
+            fds = [self.make_locked(a, "x.db", contents)]
+            wait_until(lambda: self.times(a, locking), 20, "patience is at its end")
+            time.sleep(0.4)  # that try has 200 ms for the lock, and the next one comes 640 ms after it: between the two, unless the machine is slow, when this test says less
+            pid = a.kill("replicator", signal.SIGSTOP)
+            os.unlink(a.path("x.db"))
+            fds.append(self.make_locked(a, "x.db", contents))
+            os.kill(pid, signal.SIGCONT)
+            changed = wait_until(lambda: self.times(a, replaced), 20, "the replicator has noticed the other file")[0]
+            again = wait_until(lambda: [t for t in self.times(a, locking) if t > changed], 20, "patience is at its end again")[0]
+            self.assertGreaterEqual((again - changed).total_seconds(), self.FOR)
+            for fd in fds:
+                os.close(fd)
+            wait_until(lambda: entry(a, "x.db")["txid"], 20, "x.db is captured once nobody holds it up")
