@@ -84,9 +84,10 @@ class Runner:
     # ---- one program ----
 
     def execute(self, file, folder, out):
-        """Runs one test file with `folder` as its current directory. Returns (end, seconds)."""
+        """Runs one test file with `folder` as its current directory. Returns (end, seconds). What it wrote is in the file `out` if it was not interrupted: the result of an
+        earlier run stays with its own output."""
         start = time.monotonic()
-        with open(out, "wb") as f:
+        with open(out + ".part", "wb") as f:
             with self.lock:
                 if self.stopping:
                     raise KeyboardInterrupt
@@ -103,6 +104,7 @@ class Runner:
             self.end(process)
         if self.stopping:
             raise KeyboardInterrupt
+        os.replace(out + ".part", out)
         return end, time.monotonic() - start
 
     def end(self, process):
