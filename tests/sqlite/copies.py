@@ -9,6 +9,7 @@ import tempfile
 
 COMPANIONS = ("-wal", "-shm", "-journal")
 MAGIC = b"SQLite format 3\0"
+LARGE, CHUNK = 256 << 20, 16 << 20  # bytes
 
 
 def files_below(folder, sub):
@@ -74,16 +75,44 @@ def page_size(data):
     return size if size >= 512 and size & (size - 1) == 0 else 0
 
 
-def as_read(data):
-    """The file as SQLite reads it. One that ends in the middle of a page (a backup of an empty database over one with larger pages leaves such
-    a file) counts as if zeros followed (pager.c, readDbPage); what lies beyond the size that its header gives, if that is valid, is no part
-    of it (btree.c, lockBtree; file format 1.3.7)."""
-    size = page_size(data)
+def read_size(head, length):
+    """How many bytes of a database file of this length, which begins so, SQLite reads. One that ends in the middle of a page (a backup of an empty database over one with larger
+    pages leaves such a file) counts as if zeros followed (pager.c, readDbPage); what lies beyond the size that its header gives, if that is valid, is no part of it (btree.c,
+    lockBtree; file format 1.3.7)."""
+    size = page_size(head)
     if not size:
-        return data
-    pages, counter, valid_for = (struct.unpack(">I", data[at:at + 4])[0] for at in (28, 24, 92))
-    whole = -(-len(data) // size)
-    return data.ljust(whole * size, b"\0")[:(pages if counter == valid_for and 0 < pages < whole else whole) * size]
+        return length
+    pages, counter, valid_for = (struct.unpack(">I", head[at:at + 4])[0] for at in (28, 24, 92))
+    whole = -(-length // size)
+    return (pages if counter == valid_for and 0 < pages < whole else whole) * size
+
+
+def as_read(data):
+    """The file as SQLite reads it."""
+    size = read_size(data[:100], len(data))
+    return data.ljust(size, b"\0")[:size]
+
+
+def large(folder, name):
+    """What SQLite reads of a file that is too large to be held in memory, in bytes, if it is all in the file itself; None: not large, or a WAL or a journal has a say."""
+    path = os.path.join(folder, name)
+    with contextlib.suppress(FileNotFoundError, IsADirectoryError), open(path, "rb") as f:
+        length = os.fstat(f.fileno()).st_size
+        wal = os.path.getsize(path + "-wal") if os.path.exists(path + "-wal") else 0
+        if length >= LARGE and not wal and not hot_journal(folder, name):
+            return read_size(f.read(100), length)
+    return None
+
+
+def first_difference_of_large(one, two, size):
+    """As first_difference, of the first `size` bytes of two files; None: they are the same."""
+    with open(one, "rb") as f, open(two, "rb") as g:
+        for at in range(0, size, CHUNK):
+            n = min(CHUNK, size - at)
+            x, y = (h.read(n).ljust(n, b"\0") for h in (f, g))
+            if x != y:
+                return f"first at byte {at + next(i for i, (a, b) in enumerate(zip(x, y)) if a != b)} of {size}"
+    return None
 
 
 def content(folder, name):

@@ -241,6 +241,11 @@ def listed(node):
 
 
 def compare_one(name, here, there, entry, other):
+    sizes = [copies.large(folder, name) for folder in (here, there)]
+    if all(sizes) and not (entry and entry["kind"] == "other"):
+        found = f"{sizes[0]} and {sizes[1]} bytes" if sizes[0] != sizes[1] else \
+            copies.first_difference_of_large(os.path.join(here, name), os.path.join(there, name), sizes[0])
+        return ("different", found) if found else ("same", f"{sizes[0]} bytes")
     mine, theirs = copies.content(here, name), copies.content(there, name)
     said = f"primary says {brief(entry)}, replica says {brief(other)}"
     if mine is None:
