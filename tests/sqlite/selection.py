@@ -1,7 +1,7 @@
 """Which test files are run."""
 
-# Scripts that run other test files, or that are speed trials; and one that leaves a sparse database of several GiB, which the comparison would read into memory whole, on both
-# nodes (23 GB: the machine runs out of it). test_files makes databases of that size.
+# Scripts that run other test files, or that are speed trials; and one that leaves sparse databases of several GiB (the comparison took 23 GB of memory; that it goes
+# piece by piece since was not tried with it). test_files makes databases of that size.
 NOT_TESTS = {"bigfile.test", "all.test", "async.test", "quick.test", "veryquick.test", "extraquick.test", "full.test", "memleak.test",
              "permutations.test", "soak.test", "fts3.test", "mallocAll.test", "rtree.test", "session.test", "rbu.test",
              "speed1.test", "speed1p.test", "speed2.test", "speed3.test", "speed4.test", "speed4p.test"}
