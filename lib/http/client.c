@@ -48,10 +48,15 @@ static void global_init(void)
     curl_global_init(CURL_GLOBAL_DEFAULT);
 }
 
-struct http_client *http_client_new(const struct http_client_options *o)
+void http_client_init(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, global_init);
+}
+
+struct http_client *http_client_new(const struct http_client_options *o)
+{
+    http_client_init();
     struct http_client *c = calloc(1, sizeof *c);
     if (!c)
         return NULL;
@@ -199,9 +204,9 @@ static int on_seek(void *arg, curl_off_t offset, int origin)
     return CURL_SEEKFUNC_OK;
 }
 
-static int code_of(CURLcode k)
+int http_client_code(int curlcode)
 {
-    switch (k) {
+    switch ((CURLcode)curlcode) {
     case CURLE_URL_MALFORMAT:
         return -EINVAL;
     case CURLE_COULDNT_RESOLVE_HOST:
@@ -242,7 +247,7 @@ static int curl_failed(struct http_client *c, CURLcode k)
     }
     if (c->failed)
         return err_errno(c->e, -c->failed, "%s %s", c->method, c->url);
-    return fail(c, code_of(k), c->curl_error[0] ? c->curl_error : curl_easy_strerror(k));
+    return fail(c, http_client_code((int)k), c->curl_error[0] ? c->curl_error : curl_easy_strerror(k));
 }
 
 static bool is_aborted(struct http_client *c)

@@ -33,6 +33,11 @@ struct http_response {
     size_t body_len;
 };
 
+/* Initialises libcurl, once for the process. Any thread; http_client_new does it itself. */
+void http_client_init(void);
+/* The code, as http_client_request returns it, of a CURLcode that is an error. */
+int http_client_code(int curlcode);
+
 /* Time-outs may be changed between requests with http_client_set_timeouts. NULL only if memory is short. Any thread, the first call
  * too (libcurl is initialised once). */
 struct http_client *http_client_new(const struct http_client_options *options);

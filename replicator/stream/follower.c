@@ -2,6 +2,7 @@
 
 #include "lib/crc.h"
 #include "lib/http/client.h"
+#include "lib/http/pipeline.h"
 #include "lib/log.h"
 #include "lib/util.h"
 #include "replicator/apply/apply_records.h"
@@ -633,10 +634,9 @@ static struct ack where(struct node *n)
     return a;
 }
 
-static int tell(struct node *n, struct http_client *c, const struct ack *a)
+static int tell(struct node *n, struct http_pipeline *c, const struct ack *a)
 {
     char name[128], url[256], target[300], body[320];
-    struct http_response resp;
     struct err e;
     node_upstream(n, name, url, NULL);
     if (!*url)
@@ -645,10 +645,7 @@ static int tell(struct node *n, struct http_client *c, const struct ack *a)
     int len = snprintf(body, sizeof body,
                        "{\"node\":\"%s\",\"epoch\":%" PRIu64 ",\"received\":%" PRIu64 ",\"applied\":%" PRIu64 ",\"durable\":%" PRIu64 ",\"whole\":%s}",
                        n->config->node, a->epoch, a->received, a->applied, a->durable, all_whole(n) ? "true" : "false");
-    int rc = http_client_request(c, "POST", target, NULL, body, (size_t)len, &resp, &e);
-    if (!rc)
-        http_response_free(&resp);
-    return rc;
+    return http_pipeline_post(c, target, body, (size_t)len, &e);
 }
 
 /* Waits until something is to be told: a moment, or not at all if a commit waits. *sync: it does. False: stop. */
@@ -667,28 +664,33 @@ static bool wait_ack(struct follower *f, bool busy, bool *sync)
 }
 
 /* Tells the upstream how far this node is, whenever that has changed, at most each ACK_MS; but when a commit waits for it, at once, after making it durable:
- * one fdatasync and one message for all that have come in while the last ones were under way. */
+ * one fdatasync and one message for all that have come in while the last ones were under way. The answer is waited for when there is more
+ * to say. */
 static void *acknowledge(void *arg)
 {
     struct follower *f = arg;
-    struct http_client *c = http_client_new(
-        &(struct http_client_options){.token = f->node->token, .connect_ms = 2000, .idle_ms = 5000, .total_ms = 5000, .max_body = 65536});
+    struct http_pipeline *c = http_pipeline_new(f->node->token, 2000, 5000);
     struct ack said = {0};
     struct err e;
     uint64_t said_ns = 0;
     bool busy = false, sync;
     prctl(PR_SET_NAME, "acker");
     while (c && wait_ack(f, busy, &sync)) {
+        /* The upstream may be busy: what comes meanwhile shares the sync and the message. */
+        if (sync && http_pipeline_wait(c, &e) && e.code != ERR_REMOTE)
+            said = (struct ack){0}; /* it may not have arrived */
         if (sync && rlog_sync(f->node->rlog, &e))
             node_warn(f->node, "the log cannot be made durable: %s", e.text);
         struct ack now = where(f->node);
         busy = memcmp(&now, &said, sizeof now) != 0 || now_ns() - said_ns > 1000000000u;
+        if (!busy && http_pipeline_check(c, &e) && e.code != ERR_REMOTE)
+            busy = true; /* what was said last may not have arrived */
         if (busy && node_role(f->node) == NODE_REPLICA && atomic_load(&f->node->connected) && !tell(f->node, c, &now)) {
             said = now;
             said_ns = now_ns();
         }
     }
-    http_client_free(c);
+    http_pipeline_free(c);
     return NULL;
 }
 
