@@ -440,7 +440,8 @@ void capture_opening_step(struct capture *c, struct capture_file *cf)
         hooks_answer(c->node->hooks, hook, 0, NULL);
     } else if (captured) {
         cf->open_hook = 0;
-        wait_for(c, cf, hook, cf->open_ns, db->unproven, replicas, SYNC_OPEN);
+        /* It may have been given up for another history meanwhile, whose numbers are lower: then what there is counts. */
+        wait_for(c, cf, hook, cf->open_ns, MIN(db->unproven, database_dbstate(db)->lsn), replicas, SYNC_OPEN);
     } else if (capture_opening_ns(c, cf) <= now_ns()) {
         cf->open_hook = 0;
         hooks_answer(c->node->hooks, hook, refuses(c) ? EAGAIN : 0, NULL);
