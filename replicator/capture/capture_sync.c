@@ -313,7 +313,7 @@ bool capture_journal_sync(struct capture *c, struct capture_file *cf, uint64_t h
     struct err e = {0};
     unsigned replicas = role == NODE_PRIMARY || role == NODE_HANDING_OVER ? sync_wanted(c->node->sync, db) : 0;
     if (!replicas || cf->anew) {
-        if (role == NODE_PRIMARY && config_sync_replicas(c->node->config, db->name))
+        if (config_sync_replicas(c->node->config, db->name)) /* also at the last moment before the fence */
             metrics_add(METRIC_SYNC_ASYNC, 1);
         return false;
     }
