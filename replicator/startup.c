@@ -287,7 +287,15 @@ int startup_open(struct node *n, const struct config *c, struct err *e)
     if (!rc)
         rc = epochs_open(n->data_fd, &n->epochs, e);
     snprintf(path, sizeof path, "%s/%s", c->data, LAYOUT_LOG);
-    struct rlog_options o = {c->log.segment_size, c->log.retention_bytes, c->log.retention_age_ms, keeper_segment_begins, n};
+    n->crashed = stopped_without_warning(n);
+    struct rlog_options o = {
+        .segment_size = c->log.segment_size,
+        .retention_bytes = c->log.retention_bytes,
+        .retention_age_ms = c->log.retention_age_ms,
+        .whole_groups = n->crashed,
+        .segment_begins = keeper_segment_begins,
+        .ctx = n,
+    };
     if (!rc)
         rc = rlog_open(path, &o, &n->rlog, e);
     if (!rc)
@@ -298,7 +306,6 @@ int startup_open(struct node *n, const struct config *c, struct err *e)
         rc = lease_load(n, e);
     if (!rc && c->lease.etcd)
         rc = lease_etcd_open(n, &n->lease, e);
-    n->crashed = stopped_without_warning(n);
     if (!rc)
         rc = sums_each(n->sums_fd, load_sidecar, n);
     return rc;

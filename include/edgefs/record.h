@@ -30,6 +30,12 @@
 #define RECORD_HEAD_MIN 46u
 #define RECORD_HEAD_MAX (RECORD_HEAD_MIN + LAYOUT_NAME_MAX)
 
+/* Flag: the next record belongs with this one. Such a run, up to the first record without the flag, is a *group*: what one look of capture found in several databases, no part of
+ * which may be seen, or outlive a failover, without the others (capture_cut.c). A receiver takes a group into its log when it has all of it, and shows it at once. A log of a
+ * primary may end within one, if its replicator was killed: whatever it writes next goes on with it. */
+#define RECORD_MORE 1u
+#define RECORD_GROUP_MAX (32u << 20) /* bytes of a group, heads included, that receivers keep in memory: one that is longer is taken as it comes */
+
 enum record_type {
     RECORD_TX = 1,     /* payload: one LTX file image of one or more consecutive transactions of the database */
     RECORD_DROP = 2,   /* the database was removed; no payload */

@@ -133,6 +133,7 @@ int rlog_reset(struct rlog *l, struct position pos, struct err *e)
         l->bytes = 0;
         l->dir_dirty = false;
         pthread_mutex_unlock(&l->lock);
+        l->in_group = false;
 
         l->resetting = true;
         l->tail_dirty = false;

@@ -7,6 +7,7 @@
 
 #include "edgefs/record.h"
 #include "lib/err.h"
+#include <stdbool.h>
 #include <stdint.h>
 
 struct rlog;
@@ -15,6 +16,7 @@ struct rlog_options {
     uint64_t segment_size;     /* bytes; a new segment begins when the next record would not fit; one record may exceed it */
     uint64_t retention_bytes;  /* 0: no limit */
     uint64_t retention_age_ms; /* 0: no limit */
+    bool whole_groups; /* recovery cuts off a group (RECORD_MORE) that the log ends within; else it stays, and is to be gone on with */
     /* Called before a segment begins that may take so many bytes, by who writes, without a lock of the log's: the place to call rlog_make_room. NULL: nobody. */
     void (*segment_begins)(void *ctx, uint64_t bytes);
     void *ctx;
@@ -50,6 +52,13 @@ int rlog_write(struct rlog *l, const void *p, size_t n, struct err *e);
 int rlog_commit(struct rlog *l, struct err *e);
 int rlog_commit_expect(struct rlog *l, uint32_t payload_len, uint32_t payload_crc, struct err *e);
 void rlog_abort(struct rlog *l);
+
+/* Appends received records that belong together, n bytes as they come on the wire, heads and payloads, whose payloads were checked: they become visible together, and whoever is
+ * killed meanwhile has none of them in the log (the first one's header is written last). Errors as of rlog_begin and rlog_commit; ERR_CORRUPT: these bytes are not whole records
+ * that follow each other. */
+int rlog_append_group(struct rlog *l, const uint8_t *bytes, size_t n, struct err *e);
+/* True if the last record of the log has RECORD_MORE. The writer's. */
+bool rlog_in_group(const struct rlog *l);
 
 /* Makes everything committed so far durable (fdatasync of the segments written since, directory after a new segment). Any thread; not
  * while holding anything: takes as long as the disk does. */

@@ -122,9 +122,9 @@ static int choose_segment(struct rlog *l, int64_t size, struct err *e)
     return add_segment(l, e);
 }
 
-int rlog_begin(struct rlog *l, const struct record_head *h, struct err *e)
+/* May a record with this header be the next one? */
+static int may_follow(struct rlog *l, const struct record_head *h, struct err *e)
 {
-    struct record_head decoded;
     if (l->begun)
         return err_set(e, -EINVAL, "%s: a record is being written already", l->dir);
     if (l->resetting) {
@@ -135,6 +135,15 @@ int rlog_begin(struct rlog *l, const struct record_head *h, struct err *e)
     if (h->pos.lsn != l->last.lsn + 1 || h->pos.epoch < l->last.epoch)
         return err_set(e, -EINVAL, "%s: record %" PRIu64 "-%" PRIu64 " does not follow %" PRIu64 "-%" PRIu64,
                        l->dir, h->pos.epoch, h->pos.lsn, l->last.epoch, l->last.lsn);
+    return 0;
+}
+
+int rlog_begin(struct rlog *l, const struct record_head *h, struct err *e)
+{
+    struct record_head decoded;
+    int rc = may_follow(l, h, e);
+    if (rc)
+        return rc;
     if (h->type >= RECORD_CONTROL || h->name_len > LAYOUT_NAME_MAX)
         return err_set(e, -EINVAL, "%s: a record of type %u with a name of %u bytes does not belong in a log",
                        l->dir, h->type, h->name_len);
@@ -270,6 +279,7 @@ static void publish(struct rlog *l)
     l->last = l->head.pos;
     l->bytes += (uint64_t)size;
     pthread_mutex_unlock(&l->lock);
+    l->in_group = l->head.flags & RECORD_MORE;
     l->begun = false;
 }
 
@@ -306,4 +316,76 @@ void rlog_abort(struct rlog *l)
     struct err e;
     if (rlog_tail_clean(l, &e) < 0)
         log_warn("log", "%s; tried again before the next record", e.text);
+}
+
+bool rlog_in_group(const struct rlog *l)
+{
+    return l->in_group;
+}
+
+/* The bytes are whole records that follow each other: the first header and its size, the last one. */
+static int check_group(const struct rlog *l, const uint8_t *bytes, size_t n, struct record_head *first, size_t *first_size, struct record_head *last, struct err *e)
+{
+    for (size_t at = 0; at < n;) {
+        struct record_head h;
+        long size = record_head_decode(bytes + at, n - at, &h);
+        if (size <= 0 || h.payload_len > n - at - (size_t)size || h.type >= RECORD_CONTROL || (at && (h.pos.lsn != last->pos.lsn + 1 || h.pos.epoch < last->pos.epoch)))
+            return err_set(e, ERR_CORRUPT, "%s: what belongs together is not records that follow each other", l->dir);
+        if (!at) {
+            *first = h;
+            *first_size = (size_t)size;
+        }
+        *last = h;
+        at += (size_t)size + h.payload_len;
+    }
+    return n ? 0 : err_set(e, ERR_CORRUPT, "%s: no record", l->dir);
+}
+
+/* The first header last: until it is there recovery ends the log before it. */
+static int write_group(struct rlog *l, const uint8_t *bytes, size_t n, size_t first_size, struct err *e)
+{
+    int rc = choose_segment(l, (int64_t)n, e);
+    if (rc < 0)
+        return rc;
+    struct rlog_segment *s = current(l);
+    zero_ahead(l, s, (int64_t)n);
+    l->tail_dirty = true;
+    rc = rlog_pwrite(s->fd, bytes + first_size, n - first_size, s->end + (int64_t)first_size);
+    if (rc == 0)
+        rc = rlog_pwrite(s->fd, bytes, first_size, s->end);
+    if (rc < 0)
+        return file_error(l, s, rc, e);
+    l->zeroed = MAX(l->zeroed, s->end + (int64_t)n);
+    l->tail_dirty = false;
+    return 0;
+}
+
+int rlog_append_group(struct rlog *l, const uint8_t *bytes, size_t n, struct err *e)
+{
+    struct record_head first = {0}, last = {0};
+    size_t first_size = 0;
+    int rc = check_group(l, bytes, n, &first, &first_size, &last, e);
+    if (rc == 0)
+        rc = may_follow(l, &first, e);
+    if (rc)
+        return rc;
+    rc = write_group(l, bytes, n, first_size, e);
+    if (rc < 0) {
+        struct err ignored; /* tried again before the next record */
+        (void)rlog_tail_clean(l, &ignored);
+        return rc;
+    }
+    pthread_mutex_lock(&l->lock);
+    struct rlog_segment *s = rlog_newest(l);
+    if (s->end == 0)
+        s->first_us = first.timestamp;
+    else
+        rlog_index_note(&s->index, first.pos.lsn, s->end);
+    s->end += (int64_t)n;
+    s->last = last.pos.lsn;
+    l->last = last.pos;
+    l->bytes += n;
+    pthread_mutex_unlock(&l->lock);
+    l->in_group = last.flags & RECORD_MORE;
+    return 0;
 }

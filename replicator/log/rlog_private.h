@@ -95,6 +95,7 @@ struct rlog {
     /* the writer's */
     bool resetting; /* a reset was begun and its files are not gone yet */
     bool begun;
+    bool in_group; /* the last record has RECORD_MORE */
     bool streaming; /* parts of the payload are in the file already */
     struct record_head head;
     size_t head_size;
@@ -129,6 +130,8 @@ static inline struct rlog_segment *rlog_newest(const struct rlog *l)
 void rlog_index_init(struct rlog_index *x, uint64_t segment_size);
 /* Notes a record if it is time for an entry. Without memory the index just has fewer entries. */
 void rlog_index_note(struct rlog_index *x, uint64_t lsn, int64_t offset);
+/* Forgets entries of records from lsn on. */
+void rlog_index_cut(struct rlog_index *x, uint64_t lsn);
 /* The last entry whose LSN is at most lsn, or NULL: the start of the segment. */
 const struct rlog_index_entry *rlog_index_by_lsn(const struct rlog_index *x, uint64_t lsn);
 /* The last entry whose offset is at most offset, or NULL. */

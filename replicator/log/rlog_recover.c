@@ -204,9 +204,16 @@ static int open_unsealed(struct rlog *l, struct rlog_segment *s, bool sealed, st
     return rlog_segment_open(l, s->first, O_RDWR, &s->fd, e);
 }
 
+/* Where the last group of a segment ends that is whole. */
+struct whole {
+    struct position pos;
+    uint64_t next; /* LSN */
+    int64_t offset;
+};
+
 /* Scans a segment's records, payloads included, and cuts its file behind the last whole one. Sets *last and
  * *any if there is one. *cut: what was behind it was not just unused space. */
-static int scan_segment(struct rlog *l, struct rlog_segment *s, int64_t size, bool *cut, struct err *e)
+static int scan_segment(struct rlog *l, struct rlog_segment *s, int64_t size, bool newest, bool *cut, struct err *e)
 {
     struct rlog_scan scan;
     struct record_head h;
@@ -214,15 +221,27 @@ static int scan_segment(struct rlog *l, struct rlog_segment *s, int64_t size, bo
     int rc = rlog_scan_init(&scan, s->fd, 0, size, s->first, e);
     if (rc < 0)
         return rc;
+    struct whole whole = {.pos = l->last, .next = s->first};
     while ((rc = rlog_scan_next(&scan, true, &h, &start)) == 1) {
         if (start == 0)
             s->first_us = h.timestamp;
         rlog_index_note(&s->index, h.pos.lsn, start);
         l->last = h.pos;
+        l->in_group = h.flags & RECORD_MORE;
+        if (!l->in_group)
+            whole = (struct whole){.pos = h.pos, .next = scan.lsn, .offset = scan.offset};
     }
     rlog_scan_free(&scan);
     if (rc < 0 && rc != ERR_CORRUPT)
         return err_errno(e, -rc, "reading %s/%016" PRIx64 ".log", l->dir, s->first);
+    if (l->in_group && l->o.whole_groups && newest) {
+        log_warn("log", "%s/%016" PRIx64 ".log: LSN %" PRIu64 " to %" PRIu64 " are part of a group of records whose rest is missing: dropped", l->dir, s->first, whole.next, scan.lsn - 1);
+        l->last = whole.pos;
+        l->in_group = false;
+        rlog_index_cut(&s->index, whole.next);
+        scan.lsn = whole.next;
+        scan.offset = whole.offset;
+    }
     s->last = scan.lsn - 1;
     s->end = scan.offset;
     s->indexed = true;
@@ -264,7 +283,7 @@ static int scan_from(struct rlog *l, const struct found *list, size_t from, size
         bool cut = false;
         int rc = open_unsealed(l, s, list[i].sealed, e);
         if (rc == 0)
-            rc = scan_segment(l, s, list[i].size, &cut, e);
+            rc = scan_segment(l, s, list[i].size, i + 1 == *n, &cut, e);
         if (rc < 0)
             return rc;
         if (i + 1 < *n && (cut || list[i + 1].first != s->last + 1)) {

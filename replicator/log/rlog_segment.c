@@ -122,6 +122,12 @@ void rlog_index_note(struct rlog_index *x, uint64_t lsn, int64_t offset)
     x->next = offset + x->stride;
 }
 
+void rlog_index_cut(struct rlog_index *x, uint64_t lsn)
+{
+    while (x->n && x->entries[x->n - 1].lsn >= lsn)
+        x->n--;
+}
+
 const struct rlog_index_entry *rlog_index_by_lsn(const struct rlog_index *x, uint64_t lsn)
 {
     size_t low = 0, high = x->n;

@@ -11,6 +11,7 @@ struct sequencer {
     pthread_mutex_t lock; /* held from begin to commit or abort; guards all below */
     uint64_t epoch;
     uint64_t last_timestamp;
+    bool group; /* records begun here have RECORD_MORE */
     int n_listeners;
     struct {
         void (*fn)(void *ctx);
@@ -28,6 +29,7 @@ int sequencer_open(struct rlog *log, struct sequencer **out, struct err *e)
         return err_errno(e, ENOMEM, "sequencer");
     s->log = log;
     s->epoch = rlog_last(log).epoch;
+    s->group = rlog_in_group(log); /* whatever comes belongs to it, until it is ended */
     pthread_mutex_init(&s->lock, NULL);
     pthread_mutex_init(&s->wait_lock, NULL);
     pthread_condattr_t a;
@@ -79,6 +81,7 @@ int sequencer_begin(struct sequencer *s, uint8_t type, const char *name, uint64_
     struct record_head h = {.type = type, .name_len = (uint16_t)strlen(name)};
     memcpy(h.name, name, h.name_len + 1u);
     pthread_mutex_lock(&s->lock);
+    h.flags = s->group ? RECORD_MORE : 0;
     h.pos.epoch = s->epoch;
     h.pos.lsn = rlog_last(s->log).lsn + 1;
     /* A hybrid clock: the wall clock where it goes forward, never backwards (DESIGN §6). */
@@ -103,6 +106,7 @@ int sequencer_begin_received(struct sequencer *s, const struct record_head *h, s
     }
     s->last_timestamp = MAX(s->last_timestamp, h->timestamp);
     s->epoch = h->pos.epoch;
+    s->group = false;
     return 0;
 }
 
@@ -147,6 +151,33 @@ int sequencer_append(struct sequencer *s, uint8_t type, const char *name, const 
         return rc;
     }
     return sequencer_commit(s, e);
+}
+
+int sequencer_append_group(struct sequencer *s, const uint8_t *bytes, size_t n, uint64_t timestamp, struct err *e)
+{
+    pthread_mutex_lock(&s->lock);
+    int rc = rlog_append_group(s->log, bytes, n, e);
+    if (!rc) {
+        s->last_timestamp = MAX(s->last_timestamp, timestamp);
+        s->epoch = rlog_last(s->log).epoch;
+        s->group = false;
+    }
+    return finish(s, rc);
+}
+
+void sequencer_group(struct sequencer *s, bool on)
+{
+    pthread_mutex_lock(&s->lock);
+    s->group = on;
+    pthread_mutex_unlock(&s->lock);
+}
+
+bool sequencer_in_group(struct sequencer *s)
+{
+    pthread_mutex_lock(&s->lock);
+    bool yes = rlog_in_group(s->log);
+    pthread_mutex_unlock(&s->lock);
+    return yes;
 }
 
 int sequencer_wait(struct sequencer *s, uint64_t lsn, uint64_t deadline_ns)

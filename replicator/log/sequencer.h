@@ -28,6 +28,14 @@ int sequencer_commit(struct sequencer *s, struct err *e);
 int sequencer_commit_received(struct sequencer *s, const struct record_head *h, struct err *e);
 void sequencer_abort(struct sequencer *s);
 
+/* Replica: received records that belong together; see rlog_append_group. timestamp: the last one's. */
+int sequencer_append_group(struct sequencer *s, const uint8_t *bytes, size_t n, uint64_t timestamp, struct err *e);
+
+/* Primary: from here on records get RECORD_MORE, or none do. On after sequencer_open if the log ends within a group. */
+void sequencer_group(struct sequencer *s, bool on);
+/* True if the last record in the log has it. */
+bool sequencer_in_group(struct sequencer *s);
+
 /* Begin, write, commit in one: payload may be NULL/0. */
 int sequencer_append(struct sequencer *s, uint8_t type, const char *name, const void *payload, size_t n, uint64_t *lsn,
                      struct err *e);

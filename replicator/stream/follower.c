@@ -16,6 +16,8 @@
 #include "replicator/database/quarantine.h"
 #include "replicator/stream/stream_server.h"
 #include "replicator/cluster/takeover.h"
+#include "replicator/stream/fork.h"
+#include "replicator/stream/group.h"
 #include "replicator/stream/upstream.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -53,6 +55,7 @@ struct follower {
     uint8_t *payload;      /* control frames, and records up to APPLY_IN_MEMORY; grows as needed */
     size_t payload_size;
     bool in_log;           /* a record is begun in the log */
+    struct group group;
     bool first_frame;
     bool prepared;         /* since the acker was told last, a record came that somebody waits for */
     uint64_t server_lsn;   /* last LSN the server said it has */
@@ -170,58 +173,13 @@ static int drop_unlisted(void *ctx, struct database *db)
     return 0;
 }
 
-/* An old primary that was paused, or cut off, and has not found out yet: its history is the one that ends, not ours, if anything was written in the epoch that it
- * does not know. (An epoch that was begun and never came into force, because the node that began it died in that moment, consists of its EPOCH record only.)
- * newest: the last epoch that the server knows. 0: it may be followed. */
-static int refuse_older(struct follower *f, uint64_t newest, uint64_t fork, struct err *e)
-{
-    struct rlog_cursor c = {.fd = -1};
-    struct record_head h;
-    int64_t at;
-    struct rlog *log = f->node->rlog;
-    uint64_t from = MAX(fork + 1, rlog_first(log));
-    if (rlog_last(log).epoch <= newest || from > rlog_last(log).lsn)
-        return 0;
-    bool written = false;
-    int rc = rlog_seek(log, from, &c, e);
-    while (!rc && !written && (rc = rlog_next(log, &c, &h, &at, e)) > 0) {
-        rc = 0;
-        written = h.pos.epoch > newest && h.type != RECORD_EPOCH && h.type != RECORD_NOOP;
-    }
-    rlog_cursor_close(&c);
-    if (rc || !written)
-        return rc;
-    return err_set(e, ERR_ROLE, "it is primary of epoch %" PRIu64 ", and this node has records of epoch %" PRIu64, newest, h.pos.epoch);
-}
-
-static int keep_what_is_only_here(struct follower *f, const json_t *reset, struct err *e)
-{
-    struct epoch_entry *theirs = NULL;
-    size_t n = 0;
-    unsigned kept;
-    const json_t *epochs = json_object_get(reset, "epochs");
-    int rc = epochs ? epochs_from_json(epochs, &theirs, &n, e) : 0;
-    if (rc)
-        return rc;
-    uint64_t fork = quarantine_fork(f->node, theirs, n, f->h.pos.lsn), newest = n ? theirs[n - 1].epoch : UINT64_MAX;
-    free(theirs);
-    rc = refuse_older(f, newest, fork, e);
-    if (rc)
-        return rc;
-    rc = quarantine_records(f->node, fork, &kept, e);
-    if (kept)
-        log_warn("follower", "%u records after LSN %" PRIu64 " exist on this node only: kept in %s/" LAYOUT_QUARANTINE, kept, fork,
-                 f->node->config->data);
-    return rc;
-}
-
 /* The server's log does not continue ours: start anew after its position; every database needs an image. */
 static int on_reset(struct follower *f, const json_t *o, struct err *e)
 {
     const json_t *list = json_object_get(o, "databases");
     size_t i;
     json_t *v;
-    int rc = keep_what_is_only_here(f, o, e);
+    int rc = fork_keep(f->node, f->h.pos.lsn, o, e);
     if (rc)
         return err_wrap(e, "not starting anew on the primary's word");
     log_warn("follower", "our log (last LSN %" PRIu64 ") is not continued by the primary's: starting anew at LSN %" PRIu64
@@ -230,6 +188,7 @@ static int on_reset(struct follower *f, const json_t *o, struct err *e)
     /* What is here belongs to an epoch that has ended, and from now on the log says otherwise: no position has been reached before the images are there. */
     atomic_store(&f->node->applied, 0);
     position_server_moved(f->node->positions);
+    group_forget(&f->group);
     rc = rlog_reset(f->node->rlog, f->h.pos, e);
     if (!rc)
         rc = adopt_epochs(f, json_object_get(o, "epochs"), e);
@@ -328,13 +287,47 @@ static int on_control(struct follower *f, struct err *e)
 
 /* ---- receiving ---- */
 
+/* It has entered the log. */
+static int taken(struct follower *f, const struct record_head *h, const uint8_t *payload, struct err *e)
+{
+    int rc = 0;
+    if (h->type == RECORD_EPOCH && h->pos.epoch > epochs_current(f->node->epochs).epoch) /* the greeting may have told of it, and of later ones */
+        rc = epochs_begin(f->node->epochs, h->pos.epoch, h->pos.lsn, e);
+    if (rc)
+        return rc;
+    f->server_lsn = MAX(f->server_lsn, h->pos.lsn);
+    f->prepared |= h->type == RECORD_PREPARE;
+    apply_records_add(f->apply, h, payload);
+    return 0;
+}
+
+/* Puts the records that belong together into the log, and hands them over. */
+static int group_take(struct follower *f, struct err *e)
+{
+    struct record_head h = {0};
+    size_t n = f->group.len;
+    int rc = n ? sequencer_append_group(f->node->sequencer, f->group.bytes, n, f->h.timestamp, e) : 0;
+    group_forget(&f->group);
+    for (size_t at = 0; at < n && !rc; at += h.payload_len) {
+        at += (size_t)record_head_decode(f->group.bytes + at, n - at, &h); /* as it was encoded */
+        rc = taken(f, &h, f->group.bytes + at, e);
+    }
+    return rc;
+}
+
 static int begin_frame(struct follower *f, struct err *e)
 {
     bool control = f->h.type >= RECORD_CONTROL;
     f->received = 0;
+    if (group_takes(&f->group, &f->h) && !group_has_room(&f->group, &f->h)) { /* too much: what is there is taken as it is */
+        int rc = group_take(f, e);
+        if (rc)
+            return rc;
+    }
+    bool grouped = group_takes(&f->group, &f->h) && group_has_room(&f->group, &f->h);
     if (control && f->h.payload_len > CONTROL_MAX)
         return err_set(e, -EBADMSG, "a control frame of %u bytes", f->h.payload_len);
-    if (control || f->h.payload_len <= APPLY_IN_MEMORY) {
+    if (control || grouped || f->h.payload_len <= APPLY_IN_MEMORY) {
         if (f->h.payload_len > f->payload_size) {
             void *p = realloc(f->payload, f->h.payload_len);
             if (!p)
@@ -344,10 +337,10 @@ static int begin_frame(struct follower *f, struct err *e)
         }
     }
     if (!control) {
-        uint64_t next = rlog_last(f->node->rlog).lsn + 1;
+        uint64_t next = rlog_last(f->node->rlog).lsn + f->group.records + 1;
         if (f->h.pos.lsn != next)
             return err_set(e, -EBADMSG, "record %" PRIu64 " came, %" PRIu64 " is next", f->h.pos.lsn, next);
-        if (f->h.payload_len > APPLY_IN_MEMORY) { /* goes into the log as it comes; a small one whole, at its end */
+        if (!grouped && f->h.payload_len > APPLY_IN_MEMORY) { /* goes into the log as it comes; a small one whole, at its end */
             int rc = sequencer_begin_received(f->node->sequencer, &f->h, e);
             if (rc)
                 return rc;
@@ -371,6 +364,14 @@ static int end_frame(struct follower *f, struct err *e)
         return rc;
     }
     bool whole = !f->in_log;
+    if (whole && group_takes(&f->group, &f->h)) {
+        rc = group_add(&f->group, &f->h, f->payload, e);
+        if (!rc && !(f->h.flags & RECORD_MORE))
+            rc = group_take(f, e);
+        if (!rc && !f->group.len && apply_records_full(f->apply))
+            apply_records_flush(f->apply);
+        return rc;
+    }
     rc = whole ? sequencer_begin_received(f->node->sequencer, &f->h, e) : 0;
     if (!rc && whole && f->h.payload_len) {
         rc = sequencer_write(f->node->sequencer, f->payload, f->h.payload_len, e);
@@ -383,13 +384,9 @@ static int end_frame(struct follower *f, struct err *e)
     rc = sequencer_commit_received(f->node->sequencer, &f->h, e);
     if (rc)
         return rc;
-    if (f->h.type == RECORD_EPOCH && f->h.pos.epoch > epochs_current(f->node->epochs).epoch) /* the greeting may have told of it, and of later ones */
-        rc = epochs_begin(f->node->epochs, f->h.pos.epoch, f->h.pos.lsn, e);
+    rc = taken(f, &f->h, f->h.payload_len <= APPLY_IN_MEMORY ? f->payload : NULL, e);
     if (rc)
         return rc;
-    f->server_lsn = MAX(f->server_lsn, f->h.pos.lsn);
-    f->prepared |= f->h.type == RECORD_PREPARE;
-    apply_records_add(f->apply, &f->h, f->h.payload_len <= APPLY_IN_MEMORY ? f->payload : NULL);
     if (apply_records_full(f->apply))
         apply_records_flush(f->apply);
     return 0;
@@ -502,12 +499,14 @@ static int follow(struct follower *f, struct err *e)
         strcat(target, "&afresh");
     f->head_len = 0;
     f->in_payload = false;
+    group_forget(&f->group);
     f->first_frame = true;
     f->error = (struct err){0};
     int rc = http_client_download(f->client, target, on_data, f, NULL, e);
     if (rc && f->error.code == rc)
         *e = f->error;
     pthread_mutex_lock(&f->work);
+    group_forget(&f->group); /* the next stream brings it whole */
     if (f->in_log) {
         sequencer_abort(f->node->sequencer);
         f->in_log = false;
@@ -759,7 +758,7 @@ void follower_restart(struct follower *f)
 int follower_quiesced(struct follower *f, void (*fn)(void *ctx), void *ctx)
 {
     pthread_mutex_lock(&f->work);
-    int rc = f->in_log ? -EBUSY : 0;
+    int rc = f->in_log ? -EBUSY : 0; /* part of a group is nowhere yet */
     if (!rc) {
         apply_records_flush(f->apply);
         fn(ctx);
@@ -785,6 +784,7 @@ void follower_close(struct follower *f)
     apply_records_close(f->apply);
     http_client_free(f->client);
     free(f->payload);
+    group_free(&f->group);
     pthread_cond_destroy(&f->changed);
     pthread_cond_destroy(&f->sync_wanted);
     pthread_mutex_destroy(&f->lock);

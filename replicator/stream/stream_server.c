@@ -153,7 +153,7 @@ static long send_filtered(struct stream *st, struct err *e)
         return rc;
     if (!record_wanted(st, &h, at)) {
         h.type = RECORD_NOOP;
-        h.flags = 0;
+        h.flags &= RECORD_MORE;
         h.name_len = 0;
         h.name[0] = '\0';
         h.payload_len = h.payload_crc = 0;
