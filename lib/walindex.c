@@ -327,10 +327,8 @@ void walindex_cleanup(struct walindex *w, uint32_t max_frame)
         table_cut(&t, max_frame - t.zero);
 }
 
-void walindex_publish(struct walindex *w, const struct walindex_header *h)
+static void header_words(const struct walindex_header *h, uint32_t words[HEADER_WORDS])
 {
-    struct shm_first *f = first(w);
-    uint32_t words[HEADER_WORDS];
     struct shm_header s = {
         .version = VERSION,
         .change = h->change,
@@ -342,12 +340,37 @@ void walindex_publish(struct walindex *w, const struct walindex_header *h)
         .frame_cksum = {h->frame_cksum[0], h->frame_cksum[1]},
         .salt = {htobe32(h->salt1), htobe32(h->salt2)},
     };
-    memcpy(words, &s, sizeof words);
+    memcpy(words, &s, sizeof s);
     header_checksum(words, words + HEADER_WORDS - 2);
-    /* Release: whoever sees a word of a copy sees all that was written before it: hash entries, then second copy, then first. */
-    for (int copy = 1; copy >= 0; copy--)
-        for (uint32_t i = 0; i < HEADER_WORDS; i++)
-            __atomic_store_n(&f->header[copy][i], words[i], __ATOMIC_RELEASE);
+}
+
+/* Release: whoever sees a word of a copy sees all that was written before it: hash entries, then second copy, then first. */
+static void store_copy(struct walindex *w, int copy, const uint32_t words[HEADER_WORDS])
+{
+    for (uint32_t i = 0; i < HEADER_WORDS; i++)
+        __atomic_store_n(&first(w)->header[copy][i], words[i], __ATOMIC_RELEASE);
+}
+
+void walindex_publish_begin(struct walindex *w, const struct walindex_header *h)
+{
+    uint32_t words[HEADER_WORDS];
+    header_words(h, words);
+    store_copy(w, 1, words);
+}
+
+void walindex_publish_end(struct walindex *w, const struct walindex_header *h)
+{
+    uint32_t words[HEADER_WORDS];
+    header_words(h, words);
+    store_copy(w, 0, words);
+}
+
+void walindex_publish(struct walindex *w, const struct walindex_header *h)
+{
+    uint32_t words[HEADER_WORDS];
+    header_words(h, words);
+    store_copy(w, 1, words);
+    store_copy(w, 0, words);
 }
 
 void walindex_restart(struct walindex *w, struct walindex_header *h, uint32_t new_salt2)

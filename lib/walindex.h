@@ -103,6 +103,11 @@ void walindex_cleanup(struct walindex *w, uint32_t max_frame);
  * version and initialized are not looked at. The frames must be in the WAL file, and appended here, before. */
 void walindex_publish(struct walindex *w, const struct walindex_header *h);
 
+/* The same in two steps, for what is to be seen in several databases at once: after `begin` of all of them nobody can begin a read of any (the copies differ: SQLite's readers try
+ * again, at once at first, since the write lock is held and no recovery is under way; wal.c, walTryBeginRead), and after `end` they see the new state. Microseconds in between. */
+void walindex_publish_begin(struct walindex *w, const struct walindex_header *h);
+void walindex_publish_end(struct walindex *w, const struct walindex_header *h);
+
 /* Mends a header whose writer died between the two copies: the copy that checks (the second, which is written first, before the
  * first) becomes both. Nothing happens if they are well. ERR_CORRUPT if neither checks. */
 int walindex_repair(struct walindex *w, struct err *e);

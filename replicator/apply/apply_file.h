@@ -23,10 +23,18 @@ struct apply_file {
     bool checkpointing; /* a checkpoint is queued or running */
     uint32_t checkpoint_at; /* ask for the next one when the WAL has this many frames */
     uint64_t used_ns;
+    bool hold;          /* what is written now is shown by apply_tx_show: see struct apply_held */
+    bool to_publish;    /* … and is `header` */
+    struct walindex_header header;
     /* Rollback mode: waiting for readers to leave (apply_inplace.c). */
     bool exclusive;        /* PENDING and EXCLUSIVE are held */
     uint64_t waiting_ns;   /* PENDING is held since then, and readers are still in; 0: not */
     uint64_t let_go_ns;    /* it was given up: not before this time again */
+};
+
+struct apply_sum {
+    uint32_t pgno;
+    uint64_t sum;
 };
 
 /* A change of a database that is to be entered whole. */
@@ -56,6 +64,36 @@ int file_is_wal_mode(struct node *n, struct database *db, bool *wal, struct err 
  * database that is open in WAL mode, needs db->lock only, so that no record waits for a checkpoint. Any error leaves the database
  * as it was: ERR_AGAIN_LATER (readers in the way, rollback mode), ERR_CHECKSUM (needs an image), -ENOSPC … */
 int apply_tx_run(struct node *n, struct database *db, const struct apply_tx *tx, struct err *e);
+
+/* What is to be seen in several databases at once: each is written (apply_tx_begin) and hidden, all are shown (apply_tx_show), and each is entered into its sidecar (apply_tx_end).
+ *   - with a WAL: its frames are not published;
+ *   - without one, and open here: PENDING and EXCLUSIVE stay locked;
+ *   - open nowhere: whoever opens it waits for db->lock.
+ * From begin to end db->lock is held, and db->sqlite too unless it is open in WAL mode. Several are held at a time: by the follower's thread alone, which waits for nobody who could wait
+ * for one of these. */
+struct sums_list {
+    struct apply_sum *v;
+    uint32_t n, size;
+};
+struct apply_held {
+    struct database *db;
+    const struct apply_tx *tx;
+    struct sums_list sums;
+    struct dbstate st;
+    bool sqlite;
+};
+enum apply_pass {
+    APPLY_PASS_SLOW, /* those that are not open in WAL mode: first, for they may take a while */
+    APPLY_PASS_WAL,
+};
+/* 0: held. APPLY_OTHER_PASS: nothing has happened, it is the other pass's; APPLY_ALONE: nor here, only apply_tx_run can do it (a file that is put in place, a change of mode). Else an
+ * error as of apply_tx_run; nothing is held. */
+#define APPLY_OTHER_PASS 1
+#define APPLY_ALONE 2
+int apply_tx_begin(struct node *n, struct database *db, const struct apply_tx *tx, enum apply_pass pass, struct apply_held *held, struct err *e);
+/* Those of v that have a db. */
+void apply_tx_show(const struct apply_held *v, size_t n);
+int apply_tx_end(struct node *n, struct apply_held *held, struct err *e);
 
 /* A database that is not there, or another one than the one that is: writes it beside and puts it in place. db->sqlite and db->lock are held. */
 int apply_create(struct node *n, struct database *db, const struct apply_tx *tx, struct err *e);
@@ -95,10 +133,6 @@ struct stat;
 int apply_make_parents(struct node *n, const char *name, struct stat *parent, struct err *e);
 
 /* apply_wal.c, apply_inplace.c: the two ways to write, with the file open. On success *st's WAL position is set. */
-struct apply_sum {
-    uint32_t pgno;
-    uint64_t sum;
-};
 int apply_wal_write(struct node *n, struct database *db, const struct apply_tx *tx, struct dbstate *st, struct err *e);
 int apply_inplace_write(struct node *n, struct database *db, const struct apply_tx *tx, struct err *e);
 /* Rollback mode: takes PENDING and EXCLUSIVE, as apply_inplace_write does. Does not wait for readers: while they are in, PENDING stays (no new ones get in) and the

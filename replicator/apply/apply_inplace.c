@@ -130,7 +130,8 @@ int apply_inplace_write(struct node *n, struct database *db, const struct apply_
     struct dbstate whole = *database_dbstate(db);
     whole.torn = 0; /* though not entered yet: a successor writes it again, under the locks */
     sums_touch(db->sums, &whole);
-    apply_inplace_unlock(db);
+    if (!db->apply->hold)
+        apply_inplace_unlock(db);
     return 0;
 }
 

@@ -153,9 +153,10 @@ static int merge_put(struct merges *l, struct merge *m, uint32_t pgno, const uin
     return 0;
 }
 
-int merge_run(struct node *n, struct merge *m, struct err *e)
+static struct apply_tx merge_tx(struct merge *m)
 {
-    struct apply_tx tx = {
+    merge_rewind(m, NULL);
+    return (struct apply_tx){
         .page_size = m->page_size,
         .commit = m->commit,
         .txid = m->max_txid,
@@ -167,7 +168,11 @@ int merge_run(struct node *n, struct merge *m, struct err *e)
         .rewind = merge_rewind,
         .ctx = m,
     };
-    merge_rewind(m, NULL);
+}
+
+int merge_run(struct node *n, struct merge *m, struct err *e)
+{
+    struct apply_tx tx = merge_tx(m);
     return apply_tx_run(n, m->db, &tx, e);
 }
 
@@ -181,6 +186,7 @@ struct merge *merges_take(struct merges *l, struct database *db)
             *p = m->next;
             if (!m->next)
                 l->last = p;
+            l->n--;
             return m;
         }
     return NULL;
@@ -194,7 +200,62 @@ struct merge *merges_take_first(struct merges *l)
     l->first = m->next;
     if (!l->first)
         l->last = &l->first;
+    l->n--;
     return m;
+}
+
+/* One of several that are shown at once. */
+struct part {
+    struct merge *m;
+    struct apply_tx tx;
+    int rc;
+    struct err e;
+};
+
+static void begin_pass(struct node *n, struct part *v, struct apply_held *held, size_t count, enum apply_pass pass)
+{
+    for (size_t i = 0; i < count; i++)
+        if (v[i].rc == APPLY_OTHER_PASS)
+            v[i].rc = apply_tx_begin(n, v[i].m->db, &v[i].tx, pass, &held[i], &v[i].e);
+}
+
+static void together(struct node *n, struct part *v, struct apply_held *held, size_t count)
+{
+    begin_pass(n, v, held, count, APPLY_PASS_SLOW);
+    for (size_t i = 0; i < count; i++) /* what cannot be hidden: as early as may be */
+        if (v[i].rc == APPLY_ALONE) {
+            merge_rewind(v[i].m, NULL);
+            v[i].rc = apply_tx_run(n, v[i].m->db, &v[i].tx, &v[i].e);
+        }
+    begin_pass(n, v, held, count, APPLY_PASS_WAL);
+    apply_tx_show(held, count);
+    for (size_t i = 0; i < count; i++)
+        if (held[i].db)
+            v[i].rc = apply_tx_end(n, &held[i], &v[i].e);
+    for (size_t i = 0; i < count; i++)
+        if (v[i].rc == APPLY_ALONE) { /* one that leaves WAL mode */
+            merge_rewind(v[i].m, NULL);
+            v[i].rc = apply_tx_run(n, v[i].m->db, &v[i].tx, &v[i].e);
+        }
+}
+
+void merges_apply(struct merges *l, struct node *n, void (*done)(void *ctx, const struct merge *m, int rc, const char *why), void *ctx)
+{
+    size_t count = l->n, i = 0;
+    _cleanup_free_ struct part *v = count > 1 ? calloc(count, sizeof *v) : NULL;
+    _cleanup_free_ struct apply_held *held = v ? calloc(count, sizeof *held) : NULL;
+    if (held) {
+        for (struct merge *m = l->first; m; m = m->next, i++)
+            v[i] = (struct part){.m = m, .tx = merge_tx(m), .rc = APPLY_OTHER_PASS};
+        together(n, v, held, count);
+    }
+    i = 0;
+    for (struct merge *m; (m = merges_take_first(l)); i++) { /* a single one, or no memory: one by one */
+        struct err e = {0};
+        int rc = held ? v[i].rc : merge_run(n, m, &e);
+        done(ctx, m, rc, held ? v[i].e.text : e.text);
+        merge_free(l, m);
+    }
 }
 
 int merges_add(struct merges *l, struct node *n, struct ltx_decoder *dec, struct database *db, const struct record_head *rh, const uint8_t *payload, struct err *e)
@@ -224,6 +285,7 @@ int merges_add(struct merges *l, struct node *n, struct ltx_decoder *dec, struct
         *m = (struct merge){.db = db, .page_size = h.page_size, .first_lsn = rh->pos.lsn};
         *l->last = m;
         l->last = &m->next;
+        l->n++;
         db->merge = m;
     }
     if (h.min_txid == 1) { /* what came before it does not matter */

@@ -25,7 +25,7 @@ int ltx_source_continues(struct node *n, struct database *db, struct ltx_source 
 int tx_record_apply(struct node *n, struct ltx_decoder *dec, struct database *db, const struct record_head *h, const uint8_t *payload, int fd, int64_t offset,
                     struct err *e);
 
-/* TX records of one database, with none of another one in between. */
+/* TX records of one database. */
 struct merge {
     struct merge *next;
     struct database *db;
@@ -37,9 +37,10 @@ struct merge {
     struct merged_page *at; /* where the reader is */
 };
 
-/* Those of all databases, in the order of their records: none lies between another's first and last. */
+/* Those of all databases, in the order of their first records. They are shown together (merges_apply), so records of others may lie in between. */
 struct merges {
     struct merge *first, **last;
+    unsigned n;
     size_t bytes; /* of pages */
 };
 
@@ -49,6 +50,9 @@ int merges_add(struct merges *l, struct node *n, struct ltx_decoder *dec, struct
 /* Takes the merge of db, or the first of all, out of the list; NULL: there is none. The caller calls merge_free. */
 struct merge *merges_take(struct merges *l, struct database *db);
 struct merge *merges_take_first(struct merges *l);
+/* Applies all and takes them out of the list: who sees one of them sees all, but for those that must wait, and those that put another file in place. done is called for each, without a
+ * lock: rc as of apply_tx_run. */
+void merges_apply(struct merges *l, struct node *n, void (*done)(void *ctx, const struct merge *m, int rc, const char *why), void *ctx);
 /* Applies it. Errors as of apply_tx_run. */
 int merge_run(struct node *n, struct merge *m, struct err *e);
 void merge_free(struct merges *l, struct merge *m);

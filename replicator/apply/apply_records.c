@@ -12,6 +12,7 @@
 
 #define BATCH_BYTES (8u << 20) /* pages in memory before they are applied */
 #define BATCH_RECORDS 4096u
+#define BATCH_DATABASES 64u /* that are locked together while their changes are shown */
 #define RETRY_NS 50000000u
 #define RETRY_SOON_NS 1000000u /* a rollback-journal database waits for a reader's transaction to end, and keeps new ones out */
 
@@ -105,30 +106,26 @@ static void set_applied(struct apply *a)
 
 /* ---- what was merged ---- */
 
-static void merge_apply(struct apply *a, struct merge *m)
+static void merged(void *ctx, const struct merge *m, int rc, const char *why)
 {
-    struct err e;
-    int rc = merge_run(a->node, m, &e);
     if (rc)
-        block(a, m->db, m->first_lsn, rc, e.text);
+        block(ctx, m->db, m->first_lsn, rc, why);
 }
 
-/* Applies what was merged, in the order of the log: who sees a transaction sees those of other databases that went before it, too. */
+/* Applies what was merged, all at once: who sees a transaction sees those of other databases that went before it, too. */
 static void flush_all(struct apply *a)
 {
-    for (struct merge *m; (m = merges_take_first(&a->merges));) {
-        merge_apply(a, m);
-        merge_free(&a->merges, m);
-    }
+    merges_apply(&a->merges, a->node, merged, a);
 }
 
 /* Applies one database's records before something that must come after them. */
 static void flush_one(struct apply *a, struct database *db)
 {
+    struct err e;
     struct merge *m = merges_take(&a->merges, db);
     if (!m)
         return;
-    merge_apply(a, m);
+    merged(a, m, merge_run(a->node, m, &e), e.text);
     merge_free(&a->merges, m);
 }
 
@@ -299,9 +296,6 @@ void apply_records_add(struct apply *a, const struct record_head *h, const uint8
     if (blocked)
         return;
     int rc;
-    const struct merge *merged = db->merge;
-    if (merged && merged->next)
-        flush_all(a); /* another database's record lies in between */
     if (h->type == RECORD_TX && payload) {
         rc = merges_add(&a->merges, a->node, a->dec, db, h, payload, &e);
     } else {
@@ -321,7 +315,7 @@ void apply_records_hurry(struct apply *a)
 
 bool apply_records_full(const struct apply *a)
 {
-    return a->merges.bytes >= BATCH_BYTES || a->records >= BATCH_RECORDS;
+    return a->merges.bytes >= BATCH_BYTES || a->records >= BATCH_RECORDS || a->merges.n >= BATCH_DATABASES;
 }
 
 static bool any_waits(const struct apply *a)
@@ -595,10 +589,67 @@ int apply_commit_prepared(struct apply *a, struct database *db, uint64_t deadlin
 
 /* ---- start and reset ---- */
 
+static bool lacks(struct database *db, uint64_t lsn)
+{
+    pthread_mutex_lock(&db->lock);
+    bool yes = db->pending && db->pending <= lsn && db->state != DATABASE_IMAGE;
+    pthread_mutex_unlock(&db->lock);
+    return yes;
+}
+
+/* Merges a record of the log for a database that lacks it. False: something else is in the log than whole transactions of few pages. */
+static bool replay(struct apply *a, const struct record_head *h, int fd, int64_t offset)
+{
+    struct err e;
+    struct database *db = h->name_len && filter_wants(a->node->filter, h->name) ? databases_find(a->node->databases, h->name) : NULL;
+    if (h->type == RECORD_RENAME)
+        return false;
+    if (!db || !lacks(db, h->pos.lsn) || h->type == RECORD_PREPARE || h->type == RECORD_ABORT)
+        return true;
+    if (h->type != RECORD_TX || h->payload_len > APPLY_IN_MEMORY || a->merges.bytes >= BATCH_BYTES || a->merges.n >= BATCH_DATABASES)
+        return false;
+    if (!a->payload && !(a->payload = malloc(APPLY_IN_MEMORY)))
+        return false;
+    return pread(fd, a->payload, h->payload_len, offset) == (ssize_t)h->payload_len && !merges_add(&a->merges, a->node, a->dec, db, h, a->payload, &e);
+}
+
+static void replayed(void *ctx, const struct merge *m, int rc, const char *why)
+{
+    struct apply *a = ctx;
+    merged(a, m, rc, why);
+    if (rc)
+        return;
+    pthread_mutex_lock(&m->db->lock);
+    database_set_pending(a->node->databases, m->db, 0);
+    pthread_mutex_unlock(&m->db->lock);
+}
+
+/* What was in the log and not applied when the process ended is shown at once, as if it had just come, if it is little, as it should be: one database after the other would show
+ * transactions before those that they stand on. Otherwise nothing is done here. */
+static void recover_together(struct apply *a)
+{
+    struct rlog_cursor c = {.fd = -1};
+    struct record_head h;
+    struct err e;
+    int64_t offset;
+    bool whole = true;
+    int rc = any_waits(a) ? rlog_seek(a->node->rlog, MAX(apply_lowest_pending(a->node), rlog_first(a->node->rlog)), &c, &e) : ERR_GONE;
+    while (!rc && whole && (rc = rlog_next(a->node->rlog, &c, &h, &offset, &e)) > 0) {
+        rc = 0;
+        whole = replay(a, &h, c.fd, offset);
+    }
+    rlog_cursor_close(&c);
+    if (!rc && whole)
+        merges_apply(&a->merges, a->node, replayed, a);
+    for (struct merge *m; (m = merges_take_first(&a->merges));)
+        merge_free(&a->merges, m);
+}
+
 void apply_records_recover(struct apply *a)
 {
     struct position last = rlog_last(a->node->rlog);
     a->last_lsn = last.lsn;
+    recover_together(a);
     a->retry_ns = 0;
     apply_records_retry(a);
     set_applied(a);

@@ -1,4 +1,4 @@
-/* From records to databases: merges consecutive records of a database while more are at hand, and keeps aside those that cannot be
+/* From records to databases: merges records of a database while more are at hand, shows all at once, and keeps aside those that cannot be
  * applied yet, so that one database that waits holds up no other. Used by the follower's thread only, but for apply_records_hurry. */
 #ifndef EDGEFS_APPLY_RECORDS_H
 #define EDGEFS_APPLY_RECORDS_H

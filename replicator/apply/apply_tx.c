@@ -10,11 +10,6 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
-struct sums_list {
-    struct apply_sum *v;
-    uint32_t n, size;
-};
-
 /* What page 1 says, if the change has it. */
 struct page1 {
     uint32_t wal_mode;
@@ -182,12 +177,17 @@ static int write_tx(struct node *n, struct database *db, const struct apply_tx *
     return rc;
 }
 
-/* locked_sqlite: db->sqlite is held. 1: it must be. */
-static int run_locked(struct node *n, struct database *db, const struct apply_tx *tx, bool locked_sqlite, struct err *e)
+static bool open_in_wal(const struct database *db, const struct apply_tx *tx)
 {
-    struct sums_list l = {0};
+    return !tx->born && db->apply && db->apply->open && db->apply->wal && database_dbstate(db)->page_size == tx->page_size;
+}
+
+/* Checks and writes it; what is left is held->st. locked_sqlite: db->sqlite is held. 1: it must be. */
+static int enter(struct node *n, struct database *db, const struct apply_tx *tx, bool locked_sqlite, struct apply_held *held, struct err *e)
+{
     const struct dbstate old = *database_dbstate(db);
-    struct dbstate st = {
+    *held = (struct apply_held){.db = db, .tx = tx};
+    held->st = (struct dbstate){
         .page_size = tx->page_size,
         .commit = tx->commit,
         .txid = tx->txid,
@@ -204,37 +204,56 @@ static int run_locked(struct node *n, struct database *db, const struct apply_tx
     if (!rc && tx->same && (old.txid != tx->txid || old.lsn != tx->last_lsn))
         rc = err_set(e, ERR_AGAIN_LATER, "%s has changed meanwhile", db->name);
     if (!rc)
-        rc = check(db, tx, &l, &p1, e);
+        rc = check(db, tx, &held->sums, &p1, e);
     if (!rc)
-        st.wal_mode = p1.wal_mode;
-    if (!rc && !locked_sqlite &&
-        !(!tx->born && db->apply && db->apply->open && db->apply->wal && (p1.wal_mode || db->apps_open) && old.page_size == tx->page_size)) {
-        free(l.v);
+        held->st.wal_mode = p1.wal_mode;
+    if (!rc && !locked_sqlite && !(open_in_wal(db, tx) && (p1.wal_mode || db->apps_open))) {
         rc = tx->rewind(tx->ctx, e);
-        return rc ? rc : 1;
+        rc = rc ? rc : 1;
     }
     if (!rc)
         rc = sums_reserve(db->sums, tx->commit, e);
     if (!rc)
-        rc = write_tx(n, db, tx, &p1, &st, e);
-    if (!rc && !(db->apply && db->apply->open && db->apply->wal) && !walview_exists(n, db)) {
-        st.wal_salt1 = st.wal_salt2 = st.wal_frame = 0;
-        st.file = database_stamp(n->db_fd, db->name);
+        rc = write_tx(n, db, tx, &p1, &held->st, e);
+    if (rc) {
+        free(held->sums.v);
+        held->sums.v = NULL;
     }
-    if (!rc) /* killed before this line: the log has the record, and it is entered again */
-        rc = sums_begin(db->sums, tx->first_lsn, tx->last_lsn, tx->commit, e);
+    return rc;
+}
+
+/* It can be seen: what is known of the database follows. */
+static int note(struct node *n, struct apply_held *held, struct err *e)
+{
+    struct database *db = held->db;
+    const struct apply_tx *tx = held->tx;
+    struct dbstate *st = &held->st;
+    if (!(db->apply && db->apply->open && db->apply->wal) && !walview_exists(n, db)) {
+        st->wal_salt1 = st->wal_salt2 = st->wal_frame = 0;
+        st->file = database_stamp(n->db_fd, db->name);
+    }
+    /* killed before this line: the log has the record, and it is entered again */
+    int rc = sums_begin(db->sums, tx->first_lsn, tx->last_lsn, tx->commit, e);
     if (!rc) {
-        for (uint32_t i = 0; i < l.n; i++)
-            sums_set(db->sums, l.v[i].pgno, l.v[i].sum);
-        sums_commit(db->sums, &st);
+        for (uint32_t i = 0; i < held->sums.n; i++)
+            sums_set(db->sums, held->sums.v[i].pgno, held->sums.v[i].sum);
+        sums_commit(db->sums, st);
         if (!tx->same)
             database_remember(db, tx->first_lsn);
         metrics_add(METRIC_APPLIED_WRITES, 1);
         if (db->state != DATABASE_OK || db->warning[0])
             database_mark(db, DATABASE_OK, NULL);
     }
-    free(l.v);
+    free(held->sums.v);
+    held->sums.v = NULL;
     return rc;
+}
+
+static int run_locked(struct node *n, struct database *db, const struct apply_tx *tx, bool locked_sqlite, struct err *e)
+{
+    struct apply_held held;
+    int rc = enter(n, db, tx, locked_sqlite, &held, e);
+    return rc ? rc : note(n, &held, e);
 }
 
 int apply_tx_run(struct node *n, struct database *db, const struct apply_tx *tx, struct err *e)
@@ -249,5 +268,93 @@ int apply_tx_run(struct node *n, struct database *db, const struct apply_tx *tx,
     rc = run_locked(n, db, tx, true, e);
     pthread_mutex_unlock(&db->lock);
     pthread_mutex_unlock(&db->sqlite);
+    return rc;
+}
+
+/* ---- several at once ---- */
+
+static int begin_wal(struct node *n, struct database *db, const struct apply_tx *tx, struct apply_held *held, struct err *e)
+{
+    if (!open_in_wal(db, tx))
+        return APPLY_ALONE;
+    db->apply->hold = true;
+    int rc = enter(n, db, tx, false, held, e);
+    db->apply->hold = false;
+    return rc == 1 ? APPLY_ALONE : rc;
+}
+
+static int begin_slow(struct node *n, struct database *db, const struct apply_tx *tx, struct apply_held *held, struct err *e)
+{
+    if (tx->born || tx->page_size != database_dbstate(db)->page_size || faccessat(n->db_fd, db->name, F_OK, AT_SYMLINK_NOFOLLOW))
+        return APPLY_ALONE;
+    if (!(db->apply && db->apply->open) && apply_spoilt(n, db))
+        return APPLY_ALONE;
+    if (!idle(n, db)) {
+        int rc = apply_file_open(n, db, e);
+        if (rc)
+            return rc;
+        if (db->apply->wal)
+            return APPLY_OTHER_PASS;
+        db->apply->hold = true;
+    }
+    int rc = enter(n, db, tx, true, held, e);
+    if (db->apply)
+        db->apply->hold = false;
+    held->sqlite = true;
+    return rc;
+}
+
+int apply_tx_begin(struct node *n, struct database *db, const struct apply_tx *tx, enum apply_pass pass, struct apply_held *held, struct err *e)
+{
+    bool slow = pass == APPLY_PASS_SLOW;
+    int rc;
+    *held = (struct apply_held){0};
+    if (slow) {
+        pthread_mutex_lock(&db->lock);
+        rc = open_in_wal(db, tx) ? APPLY_OTHER_PASS : 0;
+        pthread_mutex_unlock(&db->lock);
+        if (rc)
+            return rc;
+        pthread_mutex_lock(&db->sqlite);
+    }
+    pthread_mutex_lock(&db->lock);
+    rc = slow ? begin_slow(n, db, tx, held, e) : begin_wal(n, db, tx, held, e);
+    if (!rc)
+        return 0;
+    held->db = NULL;
+    pthread_mutex_unlock(&db->lock);
+    if (slow)
+        pthread_mutex_unlock(&db->sqlite);
+    return rc;
+}
+
+static bool to_publish(const struct apply_held *h)
+{
+    return h->db && h->db->apply && h->db->apply->to_publish;
+}
+
+void apply_tx_show(const struct apply_held *v, size_t n)
+{
+    /* Killed in the middle, the successor mends each wal-index (walindex_repair), and until then nobody can read one that was begun. */
+    for (size_t i = 0; i < n; i++)
+        if (to_publish(&v[i]))
+            walindex_publish_begin(v[i].db->apply->index, &v[i].db->apply->header);
+    for (size_t i = 0; i < n; i++)
+        if (v[i].db && v[i].sqlite)
+            apply_inplace_unlock(v[i].db);
+    for (size_t i = 0; i < n; i++)
+        if (to_publish(&v[i])) {
+            walindex_publish_end(v[i].db->apply->index, &v[i].db->apply->header);
+            v[i].db->apply->to_publish = false;
+        }
+}
+
+int apply_tx_end(struct node *n, struct apply_held *held, struct err *e)
+{
+    struct database *db = held->db;
+    int rc = note(n, held, e);
+    pthread_mutex_unlock(&db->lock);
+    if (held->sqlite)
+        pthread_mutex_unlock(&db->sqlite);
     return rc;
 }

@@ -194,7 +194,11 @@ int apply_wal_write(struct node *n, struct database *db, const struct apply_tx *
         h.page_count = tx->commit;
         h.change++;
         memcpy(h.frame_cksum, w.cksum, sizeof h.frame_cksum);
-        walindex_publish(f->index, &h);
+        if (f->hold)
+            f->header = h;
+        else
+            walindex_publish(f->index, &h);
+        f->to_publish = f->hold;
     }
     st->wal_salt1 = h.salt1;
     st->wal_salt2 = h.salt2;
