@@ -231,6 +231,17 @@ int walindex_read(const struct walindex *w, struct walindex_header *h)
     return decode(words, h);
 }
 
+int walindex_read_before(const struct walindex *w, struct walindex_header *h)
+{
+    uint32_t words[HEADER_WORDS], differ = 0;
+    const struct shm_first *f = first(w);
+    for (uint32_t i = 0; i < HEADER_WORDS; i++)
+        words[i] = __atomic_load_n(&f->header[0][i], __ATOMIC_ACQUIRE);
+    for (uint32_t i = 0; i < HEADER_WORDS; i++)
+        differ |= words[i] ^ __atomic_load_n(&f->header[0][i], __ATOMIC_ACQUIRE);
+    return differ || decode(words, h) ? ERR_AGAIN_LATER : 0;
+}
+
 int walindex_decode(const uint8_t buf[WALINDEX_HEADERS_SIZE], struct walindex_header *h)
 {
     uint32_t words[2][HEADER_WORDS];

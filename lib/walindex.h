@@ -73,6 +73,10 @@ void walindex_close(struct walindex *w);
  * they agree and their checksum does not or the version is not ours. Cheap: some tens of ns; called in a loop by capture. */
 int walindex_read(const struct walindex *w, struct walindex_header *h);
 
+/* After ERR_AGAIN_LATER: what is published while somebody is just publishing more (and may have lost the processor in its middle, for milliseconds): the first copy, which is the old
+ * one until the second is written. 0, or ERR_AGAIN_LATER: it is being written itself, or is no header. */
+int walindex_read_before(const struct walindex *w, struct walindex_header *h);
+
 /* The same from the first 96 bytes of NAME-shm as they lie in a file. 0, ERR_AGAIN_LATER (the copies differ, or not initialized), ERR_CORRUPT. */
 #define WALINDEX_HEADERS_SIZE 96u
 int walindex_decode(const uint8_t buf[WALINDEX_HEADERS_SIZE], struct walindex_header *h);

@@ -10,6 +10,7 @@
     X(CAPTURED_RECORDS, "edgefs_captured_records_total", "Log records made of what applications wrote.")               \
     X(CAPTURED_TRANSACTIONS, "edgefs_captured_transactions_total", "Transactions in them.")                            \
     X(CAPTURED_PAGES, "edgefs_captured_pages_total", "Pages of those transactions.")                                   \
+    X(UNORDERED, "edgefs_capture_unordered_total", "Looks whose records may not keep the order between databases.") \
     X(COMPARED, "edgefs_databases_compared_total", "Times that all pages of a database were compared with what is known of it.") \
     X(APPLIED_WRITES, "edgefs_applied_writes_total", "Transactions that were written into databases of this replica.") \
     X(IMAGES_FETCHED, "edgefs_images_fetched_total", "Database images that this replica fetched.")                     \

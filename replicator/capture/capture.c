@@ -74,13 +74,21 @@ void capture_dirty(struct capture *c, struct capture_file *cf, bool recheck)
 /* After a look: a file with nothing due leaves the list that each round goes through. */
 static void settle_place(struct capture *c, struct capture_file *cf)
 {
-    if (cf->dirty || cf->look_ns || cf->diff_ns || cf->watch.muted || cf->open_hook)
+    if (cf->dirty || cf->look_ns || cf->diff_ns || cf->watch.muted || cf->open_hook || cf->early)
         return;
     pthread_mutex_lock(&cf->db->lock);
     bool busy = cf->mode == CAPTURE_MAPPING || cf->mode == CAPTURE_DIFFING;
     bool open = cf->mode != CAPTURE_IDLE || cf->db->apps_open || cf->db->watched;
     pthread_mutex_unlock(&cf->db->lock);
     place(c, cf, busy ? CAPTURE_BUSY : open ? CAPTURE_WARM : CAPTURE_COLD);
+}
+
+enum capture_mode capture_mode_of(struct capture_file *cf)
+{
+    pthread_mutex_lock(&cf->db->lock);
+    enum capture_mode mode = cf->mode;
+    pthread_mutex_unlock(&cf->db->lock);
+    return mode;
 }
 
 /* ---- requests ---- */
@@ -225,6 +233,15 @@ static bool all_captured(struct capture *c, const struct database *db)
     return !c->busy;
 }
 
+/* Every database was looked at, be it that it is being written on. */
+static bool all_seen(struct capture *c)
+{
+    for (struct capture_file *cf = c->hot; cf; cf = cf->next)
+        if (!capture_settled(cf) || (cf->dirty && capture_mode_of(cf) != CAPTURE_MAPPED))
+            return false;
+    return !c->busy;
+}
+
 /* After the looks of a round that began when the question was there: what is settled is captured. */
 static void serve_waiters(struct capture *c)
 {
@@ -280,11 +297,16 @@ static void look(struct capture *c, struct capture_file *cf, uint64_t now)
         capture_watch(c, cf, true);
     if (!cf->watch.muted || cf->moved || (cf->look_ns && now < cf->look_since_ns + CAPTURE_LOOK_SOON_NS))
         return;
-    /* It has come to rest. First the watch, then a look: what comes in between is seen by it. */
+    /* It has come to rest. First the watch, then a look, in the next round: what comes in between is seen by it. */
     capture_watch(c, cf, false);
     capture_unseen_changes(c, cf);
-    cf->recheck = true;
-    capture_step(c, cf);
+    capture_dirty(c, cf, true);
+}
+
+/* A WAL that was opened since the cut was taken is looked at in the next round. */
+static bool in_cut(const struct capture *c, struct capture_file *cf)
+{
+    return cf->end_cut == c->cut || capture_mode_of(cf) != CAPTURE_MAPPED;
 }
 
 /* Looks at what is due; returns when the next is. */
@@ -293,21 +315,32 @@ static uint64_t run_files(struct capture *c)
     uint64_t now = now_ns(), next = UINT64_MAX;
     struct capture_file *after;
     c->round++;
+    bool mapping = capture_mapping(c, now);
+    if (!mapping && capture_cut(c) && capture_mapping(c, now)) { /* the cut has met another one */
+        capture_cut_end(c);
+        mapping = true;
+    }
     for (struct capture_file *cf = c->hot; cf; cf = after) {
         after = cf->next;
         if (cf->diff_ns && cf->diff_ns <= now && !sync_waits(c->node->sync, cf->db)) /* it would not see what is prepared, and seem to supersede it */
             capture_start_diff(c, cf, false);
-        if (cf->dirty || (cf->look_ns && cf->look_ns <= now) || (cf->watch.muted && !cf->look_ns) || capture_opening_ns(c, cf) <= now)
+        bool due = cf->dirty || cf->fresh || (cf->look_ns && cf->look_ns <= now) || (cf->watch.muted && !cf->look_ns) || capture_opening_ns(c, cf) <= now;
+        bool later = due && ((mapping && capture_mode_of(cf) == CAPTURE_MAPPED) || (c->cutting && !in_cut(c, cf)));
+        cf->dirty |= later;
+        if (due && !later)
             look(c, cf, now);
+        if (cf->dirty || cf->early)
+            next = MIN(next, mapping ? c->mapping_until_ns : now);
         if (cf->watch.muted && !cf->look_ns)
             next = MIN(next, now + CAPTURE_HOLD_NS);
         if (cf->diff_ns)
             next = MIN(next, cf->diff_ns);
-        if (cf->look_ns)
+        if (cf->look_ns && !later)
             next = MIN(next, cf->look_ns);
         next = MIN(next, capture_opening_ns(c, cf));
         settle_place(c, cf);
     }
+    capture_cut_end(c);
     return next;
 }
 
@@ -355,6 +388,8 @@ static void wait_for_events(struct capture *c, uint64_t next, bool hold)
         next = MIN(next, c->reconnect_ns);
     if (c->rescan_ns)
         next = MIN(next, c->rescan_ns);
+    if (c->resuming)
+        next = MIN(next, c->resume_ns);
     next = MIN(next, sync_next_ns(c->node->sync));
     uint64_t now = now_ns(), wait = next <= now ? 0 : next - now;
     struct timespec t = {(time_t)(wait / 1000000000u), (long)(wait % 1000000000u)};
@@ -419,6 +454,8 @@ static void *run(void *arg)
             note_records(c);
             hold = !waiters && now_ns() < c->hold_until_ns;
         }
+        if (c->resuming)
+            capture_resumed(c, c->known && !c->rescan_ns && all_seen(c));
         if (waiters && !c->hooks_ready) /* all hooks that had been sent were read */
             serve_waiters(c);
         wait_for_events(c, next, hold);
@@ -442,6 +479,7 @@ int capture_open(struct node *n, struct capture **out, struct err *e)
     pthread_cond_init(&c->answered, &a);
     pthread_condattr_destroy(&a);
     *out = c;
+    capture_resume(c);
     int rc = c->wake_fd < 0 || c->epoll_fd < 0 || c->all_fd < 0 ? err_errno(e, errno, "epoll") : capture_wal_open(&c->wal, e);
     if (!rc)
         rc = capture_journal_open(&c->journal, e);

@@ -72,6 +72,51 @@ static void on_inotify(void *ctx, struct filewatch_target *t, enum filewatch_fil
     }
 }
 
+/* Before the hooks that may be in the socket: only what means the same whatever those say. */
+static void on_early(void *ctx, struct filewatch_target *t, enum filewatch_file file)
+{
+    struct capture *c = ctx;
+    struct capture_file *cf = (struct capture_file *)t;
+    if (t && file == FILEWATCH_WAL) {
+        on_inotify(ctx, t, file);
+        return;
+    }
+    c->overflowed |= !t;
+    c->early = c->inotify_ready = true;
+    if (t) {
+        cf->early |= 1u << file;
+        capture_touch(c, cf);
+    }
+}
+
+void capture_drain(struct capture *c)
+{
+    bool any;
+    filewatch_report(c->filewatch, on_early, c); /* what was taken and not gone through */
+    do {
+        any = filewatch_fill(c->filewatch);
+        filewatch_report(c->filewatch, on_early, c);
+    } while (any && filewatch_more(c->filewatch));
+}
+
+/* What was set aside has its turn. */
+static void on_late(struct capture *c)
+{
+    struct capture_file *next;
+    c->early = false;
+    if (c->overflowed)
+        on_inotify(c, NULL, FILEWATCH_MAIN);
+    c->overflowed = false;
+    for (struct capture_file *cf = c->hot; cf; cf = next) {
+        next = cf->next;
+        unsigned early = cf->early;
+        cf->early = 0;
+        for (unsigned file = 0; file < FILEWATCH_FILES; file++)
+            if (early & 1u << file)
+                on_inotify(c, &cf->watch, file);
+    }
+}
+
 /* ---- hooks ---- */
 
 static void query_position(struct capture *c, uint64_t id, const char *path)
@@ -113,7 +158,9 @@ static void checkpoint_done(struct capture *c, struct capture_file *cf, uint64_t
     }
     cf->deferred[cf->n_deferred++] = id;
     capture_touch(c, cf);
+    capture_order(c);
     capture_step(c, cf);
+    capture_cut_end(c);
 }
 
 /* What happened while no replicator was there is not known: its pages are compared, unless its file tells that it was only read. Not at once: what was renamed
@@ -307,6 +354,7 @@ static void take_hooks(struct capture *c)
         } else if (m.kind == HOOK_SYNCED) {
             capture_opens_end(c);
             capture_rescan(c); /* whatever happened before we were connected */
+            c->known = true;
             capture_sync_start(c);
         } else if (m.id) {
             on_hook(c, &m, path, text);
@@ -332,4 +380,6 @@ void capture_events(struct capture *c, bool inotify)
         } while (any && c->hooks_ready);
         filewatch_report(c->filewatch, on_inotify, c);
     } while (any && filewatch_more(c->filewatch));
+    if (inotify && c->early)
+        on_late(c);
 }

@@ -59,6 +59,12 @@ struct capture_file {
     bool dirty;            /* look at it in this round */
     bool unwatched;        /* its files cannot be watched */
     bool moved;            /* the last look has captured something */
+    /* capture_cut.c */
+    uint64_t end_cut;      /* the cut that `end` belongs to; 0: none */
+    struct walindex_header end; /* what is published, in that cut … */
+    int end_rc;            /* … or why that cannot be read */
+    uint32_t fresh;        /* frames of it that are not captured yet */
+    unsigned early;        /* bits, of enum filewatch_file: events that were taken before it was their turn (capture_drain) */
     bool recheck;          /* NAME-wal or NAME-shm was created or removed: is the view still the right one? */
     bool closed;           /* applications have closed it */
     uint64_t look_ns;      /* look again at this time; 0: no */

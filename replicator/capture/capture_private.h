@@ -52,6 +52,15 @@ struct capture {
     struct capture_ask *asks;
     uint64_t reconnect_ns, rescan_ns; /* rescan_ns 0: none is due */
     uint64_t last_lsn, last_record_ns, hold_until_ns;
+    /* capture_cut.c */
+    uint64_t cut;        /* counts them, from 1 */
+    bool cutting;        /* looks capture up to the ends of that cut */
+    unsigned group_left; /* databases of its group that are not captured yet */
+    bool group_begun;    /* and not ended */
+    bool resuming;       /* what was committed while no replicator was there is one group, with the one within which the log may have ended: until everything is captured, or resume_ns */
+    bool known;          /* edgefs-fs has told what is open */
+    uint64_t resume_ns, mapping_until_ns;
+    bool early, overflowed; /* some file has `early`; events were lost */
     /* guarded by lock */
     pthread_mutex_t lock;
     pthread_cond_t answered;
@@ -69,9 +78,14 @@ struct capture_file *capture_file_of(struct capture *c, struct database *db);
 void capture_touch(struct capture *c, struct capture_file *cf);
 /* The same, and capture_step will run; recheck: its companions may be others than before. */
 void capture_dirty(struct capture *c, struct capture_file *cf, bool recheck);
+enum capture_mode capture_mode_of(struct capture_file *cf);
 
 /* capture_step.c: looks at one database: captures what is published, decides when to look again. */
 void capture_step(struct capture *c, struct capture_file *cf);
+/* A look at one database whose WAL is open, for what it is in the present cut. */
+void capture_step_mapped(struct capture *c, struct capture_file *cf);
+/* What is published. 0; ERR_AGAIN_LATER: look again; anything else: pages must be compared. db->lock is held, mode is MAPPED. */
+int capture_read_end(struct capture_file *cf, struct walindex_header *h);
 /* Asks the worker for a diff now. suspect: nothing but its result counts. */
 void capture_start_diff(struct capture *c, struct capture_file *cf, bool suspect);
 /* True when nothing is under way or scheduled for it. */
@@ -87,6 +101,21 @@ void capture_dropped(struct capture *c, struct capture_file *cf);
 /* The name is about to stand for nothing, or for another file: captures what can be captured and lets go of the WAL; a scan that is under way is void.
  * db->lock is held. True if the state that is known is all there was. */
 bool capture_leave(struct capture *c, struct capture_file *cf);
+
+/* capture_cut.c: the order between databases */
+/* Takes a cut of the hot files; until capture_cut_end looks capture no more than it has. False: nothing to do. */
+bool capture_cut(struct capture *c);
+void capture_cut_end(struct capture *c);
+/* What the cut has of cf is captured now. */
+void capture_cut_takes(struct capture *c, struct capture_file *cf);
+/* Everything that was committed before this call, in databases whose WAL is open, goes into the log: before something that is captured outside of a round. The cut is valid until
+ * capture_cut_end. No lock is held. */
+void capture_order(struct capture *c);
+/* A WAL is just being opened in which there may be what others stand on: looks had better wait, until c->mapping_until_ns at the latest. */
+bool capture_mapping(struct capture *c, uint64_t now);
+/* At the start: what is captured first is a group (resuming); and after each round: all: everything is captured, the group ends. */
+void capture_resume(struct capture *c);
+void capture_resumed(struct capture *c, bool all);
 
 /* capture_sync.c: synchronous commit */
 struct sync_wait;
@@ -124,6 +153,8 @@ void capture_sync_forget(struct capture *c);
 /* Takes what inotify has, then all hooks, then goes through the former: an event that was caused by an action that followed a rename is then seen
  * after the rename. inotify: false leaves it alone. On a broken connection hooks_fd is -1 afterwards. */
 void capture_events(struct capture *c, bool inotify);
+/* Takes what inotify has without going through hooks first: takes note of written WALs; the rest waits for capture_events. */
+void capture_drain(struct capture *c);
 /* Splits path into the database's name (into name, LAYOUT_NAME_MAX + 1 bytes) and the suffix that it carries ("" for the database itself).
  * NULL: not a name that concerns us. */
 const char *capture_companion(const char *path, char *name);

@@ -133,7 +133,18 @@ static int headless(const struct dbstate *st, struct walindex_header *h)
     return 0;
 }
 
-/* Captures all that is published. 0: done; ERR_AGAIN_LATER: look again; anything else: pages must be compared. */
+int capture_read_end(struct capture_file *cf, struct walindex_header *h)
+{
+    struct database *db = cf->db;
+    int rc = cf->view.index ? walindex_read(cf->view.index, h) : walframes_read(&cf->view, &cf->frames, database_dbstate(db), h);
+    if (rc == ERR_AGAIN_LATER && cf->view.index)
+        rc = walindex_read_before(cf->view.index, h);
+    else if (rc == ERR_AGAIN_LATER && !db->apps_open)
+        rc = headless(database_dbstate(db), h);
+    return rc;
+}
+
+/* Captures all that is published, or what the present cut has of it. 0: done; ERR_AGAIN_LATER: look again; anything else: pages must be compared. */
 static int catch_up(struct capture *c, struct capture_file *cf, struct walindex_header *h)
 {
     struct err e;
@@ -143,11 +154,12 @@ static int catch_up(struct capture *c, struct capture_file *cf, struct walindex_
         return ERR_AGAIN_LATER;
     }
     for (int tries = 0; tries < 1000; tries++) {
-        int rc = cf->view.index ? walindex_read(cf->view.index, h) : walframes_read(&cf->view, &cf->frames, database_dbstate(db), h);
-        if (rc == ERR_AGAIN_LATER && !cf->view.index && !db->apps_open)
-            rc = headless(database_dbstate(db), h);
+        bool cut = c->cutting && cf->end_cut == c->cut;
+        int rc = cut ? cf->end_rc : capture_read_end(cf, h);
         if (rc)
             return rc;
+        if (cut)
+            *h = cf->end;
         struct dbstate st = *database_dbstate(db);
         if (st.page_size != h->page_size && h->max_frame)
             return ERR_GONE;
@@ -164,6 +176,7 @@ static int catch_up(struct capture *c, struct capture_file *cf, struct walindex_
             sums_touch(db->sums, &st);
             cf->covered = 0;
         }
+        capture_cut_takes(c, cf);
         if (h->max_frame == st.wal_frame)
             return 0;
         rc = capture_wal_run(c->wal, c->node, db, &cf->view, h, &e);
@@ -171,6 +184,8 @@ static int catch_up(struct capture *c, struct capture_file *cf, struct walindex_
             capture_sync_published(c, cf, h);
         if (!rc && !cf->view.index)
             capture_unproven(c, db);
+        if (rc == ERR_AGAIN_LATER)
+            cf->end_cut = 0; /* it is not that any more */
         if (rc == -ENOSPC || rc == -EDQUOT) {
             atomic_store(&c->node->disk_full, true);
             database_mark(db, DATABASE_WAITING, "not captured, no room in the data directory: %s", e.text);
@@ -255,6 +270,14 @@ static void step_mapped(struct capture *c, struct capture_file *cf)
         cf->look_ns = 0;
 }
 
+void capture_step_mapped(struct capture *c, struct capture_file *cf)
+{
+    pthread_mutex_lock(&cf->db->lock);
+    if (cf->mode == CAPTURE_MAPPED)
+        step_mapped(c, cf);
+    pthread_mutex_unlock(&cf->db->lock);
+}
+
 void capture_step(struct capture *c, struct capture_file *cf)
 {
     struct database *db = cf->db;
@@ -312,6 +335,8 @@ void capture_wal_vanishes(struct capture *c, struct capture_file *cf)
     enum node_role role = node_role(c->node);
     if (role != NODE_PRIMARY && role != NODE_HANDING_OVER)
         return;
+    capture_order(c);
+    capture_cut_end(c);
     pthread_mutex_lock(&cf->db->lock);
     if (cf->mode == CAPTURE_MAPPED) {
         struct walindex_header h;
@@ -369,6 +394,8 @@ void capture_journal_ends(struct capture *c, struct capture_file *cf, struct jou
     enum node_role role = node_role(c->node);
     if (role != NODE_PRIMARY && role != NODE_HANDING_OVER)
         return;
+    capture_order(c);
+    capture_cut_end(c);
     pthread_mutex_lock(&db->lock);
     bool in_wal = cf->mode == CAPTURE_MAPPED || (cf->mode == CAPTURE_MAPPING && walview_exists(c->node, db));
     end->anew = cf->anew && cf->suspect; /* of another file that SQLite writes to nothing is missing any more */

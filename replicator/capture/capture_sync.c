@@ -289,7 +289,9 @@ void capture_wal_sync(struct capture *c, struct capture_file *cf, uint64_t hook)
     cf->sync_hook = hook;
     cf->sync_ns = now_ns();
     capture_touch(c, cf);
+    capture_order(c);
     capture_step(c, cf);
+    capture_cut_end(c);
 }
 
 /* The transaction is one of several databases, and its commit was the end of the super-journal that this journal names (file format §3): SQLite does not
@@ -317,6 +319,8 @@ bool capture_journal_sync(struct capture *c, struct capture_file *cf, uint64_t h
             metrics_add(METRIC_SYNC_ASYNC, 1);
         return false;
     }
+    capture_order(c);
+    capture_cut_end(c);
     pthread_mutex_lock(&db->lock);
     bool in_wal = cf->mode == CAPTURE_MAPPED || (cf->mode == CAPTURE_MAPPING && walview_exists(c->node, db));
     int rc = in_wal ? 1 : capture_journal_prepare(c->journal, c->node, db, cf->suspect, &lsn, &e);
@@ -413,7 +417,9 @@ void capture_opening(struct capture *c, struct capture_file *cf, uint64_t hook)
     cf->open_hook = hook;
     cf->open_ns = now_ns();
     capture_touch(c, cf);
+    capture_order(c);
     capture_step(c, cf);
+    capture_cut_end(c);
 }
 
 void capture_opening_pass_on(struct capture *c, struct capture_file *cf)
