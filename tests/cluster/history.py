@@ -12,7 +12,8 @@ one path in it, the *main line*, and the last transaction that a read saw names 
   own writes   a session finds what it wrote, wherever it asks; unless it lost the failover, or the answer says that it is stale
   monotonic    a session that brings the position of what it read (m) never reads less afterwards, on whichever node, of what is on the main line; but an answer
                that says that it is stale
-  order        a note that is seen in two.db names a transaction that is seen in one.db afterwards
+  order        a note that is seen in two.db names a transaction that is seen in one.db afterwards, if that node had all of both then (ordered); and on the main line of
+               two.db is no note about a transaction that is not on that of one.db
   real time    a write that began after another was acknowledged comes after it
   identical    all nodes hold the same in the end
 
@@ -122,8 +123,10 @@ class Tree:
 
 
 class Checker:
-    def __init__(self, events, final, quarantined, synchronous=None):
-        """final: {node: store.dump()}; quarantined: names of the transactions that are in some node's quarantine."""
+    def __init__(self, events, final, quarantined, synchronous=None, ordered=lambda node, t0, t1: True):
+        """final: {node: store.dump()}; quarantined: names of the transactions that are in some node's quarantine; ordered: was the order between the databases promised on
+        that node then?"""
+        self.ordered, self.unordered = ordered, 0  # unordered: reads in the wrong order where it was not promised
         self.events, self.final, self.quarantined, self.synchronous = events, final, quarantined, synchronous
         self.problems = []
         self.trees = {name: Tree(name, self.problems) for name in DATABASES}
@@ -148,6 +151,7 @@ class Checker:
                 if op in tree.line:
                     self.problems.append(f"dirty: {op} ({how}) is in {tree.name}")
         good = [r for r in self.reads if self.check_read(r)]
+        self.check_kept_order()
         self.check_backwards(good)
         self.check_own_writes(good)
         self.check_monotonic(good)
@@ -206,10 +210,21 @@ class Checker:
         if at["two"][0] != self.trees["two.db"].nodes[last["two.db"]]["n"]:
             self.problems.append(f"torn: {who}: two.db has {at['two'][0]} notes after {last['two.db']!r}")
         place = self.trees["one.db"].line.get(at["two"][2])
-        if place is not None and self.trees["one.db"].fork(last["one.db"]) < place:
+        late = place is not None and self.trees["one.db"].fork(last["one.db"]) < place
+        if late and not self.ordered(r["node"], r["t0"], r["t1"]):
+            self.unordered += 1
+        elif late:
             self.problems.append(f"order: {who} saw the note {last['two.db']} about {at['two'][2]} (place {place}), and in one.db only "
                                  f"{self.trees['one.db'].fork(last['one.db'])}")
         return True
+
+    def check_kept_order(self):
+        """No failover keeps a note without what it is about."""
+        two = self.trees["two.db"]
+        for op in two.line:
+            ref = two.nodes[op]["ref"]
+            if ref and ref not in self.trees["one.db"].line and self.ordered(None, 0, 0):
+                self.problems.append(f"order: the note {op} about {ref} is in two.db in the end, and {ref} is not in one.db")
 
     def seen(self, name, r):
         return self.trees[name].fork(r["at"]["one"]["op"] if name == "one.db" else r["at"]["two"][1])

@@ -276,6 +276,17 @@ class HistoryChecker(unittest.TestCase):
         story.read(node="c", s="v", upto=2)
         self.rejects(story, "order")
 
+    def test_a_note_without_what_it_is_about_is_no_fault_where_the_order_is_not_promised(self):
+        story = usual()
+        story.read(node="c", s="v", upto=2)
+        checker = history.Checker(story.events, {"a": story.dump(), "b": story.dump()}, set(), ordered=lambda node, t0, t1: False)
+        self.assertEqual((checker.run(), checker.unordered), ([], 1))
+
+    def test_a_note_that_outlives_what_it_is_about(self):
+        story = usual()
+        story.line.remove(story.line[-1])
+        self.assertIn("order", {p.split(":")[0] for p in story.check()})
+
     def test_real_time(self):
         story = usual()
         story.write("w4", s="v")
