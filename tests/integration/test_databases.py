@@ -90,7 +90,7 @@ class Databases(EdgeTest):
             with a.db("last.db") as db:
                 db.execute("CREATE TABLE t (x)")
             cluster.sync(45)
-            wait_until(lambda: set(b.databases()) == {"last.db"} and not harness.database_files(os.path.join(b.data, "db", "d")), 20,
+            wait_until(lambda: set(b.databases()) == {"last.db"} and not any(files for _, _, files in os.walk(b.backing("d"))), 20,
                        lambda: f"only last.db on b: {b.databases()}")
 
     def test_a_deleted_database_stays_readable_where_it_is_open(self):
