@@ -465,10 +465,8 @@ class Cluster:
         return next(n for n in self.nodes if n.name == name)
 
     def primary(self):
-        for node in self.nodes:
-            if node.running() and node.role() == "primary":
-                return node
-        raise AssertionError("no node is primary")
+        """The primary, perhaps after a moment: its replicator may just be starting again."""
+        return wait_until(lambda: next((n for n in self.nodes if n.running() and n.role() == "primary"), None), 10, "a node is primary")
 
     def sync(self, timeout=60):
         """Waits until every running node has applied all that the primary has now (without writers: all that was ever
@@ -502,7 +500,8 @@ class Cluster:
         nodes = [n for n in self.nodes if n.running()]
         primary = self.primary()
         if names is None:
-            names = [d for d, e in primary.databases().items() if e["kind"] == "database"]
+            wait_until(lambda: not mistaken(primary), 10, lambda: f"what is listed as a database is one: {mistaken(primary)}")
+            names = list_databases(primary)
         for name in names:
             # SQLite does not wait for another checkpointer, whatever the busy time-out: ask again.
             wait_until(lambda: primary.sql(name, "PRAGMA wal_checkpoint(TRUNCATE)")[0][0] == 0, 10,
@@ -570,6 +569,16 @@ def database_files(node):
                     if head.startswith(b"SQLite format 3\0") and len(head) == 100:
                         names.append(name)
     return names
+
+
+def list_databases(node):
+    return [d for d, e in node.databases().items() if e["kind"] == "database"]
+
+
+def mistaken(node):
+    """Names of files that are listed as databases and begin otherwise: they have just been renamed, and not been looked at yet."""
+    files = database_files(node)
+    return [d for d in list_databases(node) if d not in files and os.path.exists(node.backing(d)) and os.path.getsize(node.backing(d))]
 
 
 def quote(name):
