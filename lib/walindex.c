@@ -356,32 +356,28 @@ static void header_words(const struct walindex_header *h, uint32_t words[HEADER_
 }
 
 /* Release: whoever sees a word of a copy sees all that was written before it: hash entries, then second copy, then first. */
-static void store_copy(struct walindex *w, int copy, const uint32_t words[HEADER_WORDS])
+static void store_copy(struct walindex *w, int copy, const struct walindex_header *h)
 {
+    uint32_t words[HEADER_WORDS];
+    header_words(h, words);
     for (uint32_t i = 0; i < HEADER_WORDS; i++)
         __atomic_store_n(&first(w)->header[copy][i], words[i], __ATOMIC_RELEASE);
 }
 
 void walindex_publish_begin(struct walindex *w, const struct walindex_header *h)
 {
-    uint32_t words[HEADER_WORDS];
-    header_words(h, words);
-    store_copy(w, 1, words);
+    store_copy(w, 1, h);
 }
 
 void walindex_publish_end(struct walindex *w, const struct walindex_header *h)
 {
-    uint32_t words[HEADER_WORDS];
-    header_words(h, words);
-    store_copy(w, 0, words);
+    store_copy(w, 0, h);
 }
 
 void walindex_publish(struct walindex *w, const struct walindex_header *h)
 {
-    uint32_t words[HEADER_WORDS];
-    header_words(h, words);
-    store_copy(w, 1, words);
-    store_copy(w, 0, words);
+    walindex_publish_begin(w, h);
+    walindex_publish_end(w, h);
 }
 
 void walindex_restart(struct walindex *w, struct walindex_header *h, uint32_t new_salt2)

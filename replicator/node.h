@@ -112,6 +112,13 @@ static inline enum node_role node_role(const struct node *n)
 {
     return (enum node_role)atomic_load(&n->role);
 }
+
+/* What applications write here is captured: this node is primary, or hands over. Any thread. */
+static inline bool node_captures(const struct node *n)
+{
+    enum node_role role = node_role(n);
+    return role == NODE_PRIMARY || role == NODE_HANDING_OVER;
+}
 /* Milliseconds since this node last had everything its upstream had; 0 on the primary; UINT64_MAX never. */
 uint64_t node_lag_ms(const struct node *n);
 /* Whether no other node can have become primary yet, if this one is. Any thread. */

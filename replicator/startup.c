@@ -8,6 +8,7 @@
 #include "lib/sqlitefile.h"
 #include "lib/util.h"
 #include "replicator/apply/apply_records.h"
+#include "replicator/capture/capture.h"
 #include "replicator/cluster/lease.h"
 #include "replicator/log/keeper.h"
 #include "replicator/log/pending.h"
@@ -225,11 +226,10 @@ static int mark_replica(void *ctx, struct database *db)
     return 0;
 }
 
-/* Its last transactions may have been waited for by nobody: see capture_sync.c. */
+/* Its last transactions may have been waited for by nobody. */
 static int mark_unproven(void *ctx, struct database *db)
 {
-    struct node *n = ctx;
-    db->unproven = config_sync_replicas(n->config, db->name) ? database_dbstate(db)->lsn : 0;
+    capture_unproven(ctx, db);
     return 0;
 }
 
@@ -324,9 +324,10 @@ int startup_role(struct node *n, struct err *e)
                  ? takeover_begin_epoch(n, lease_next_epoch(n, n->config->node, MAX(epochs_current(n->epochs).epoch, rlog_last(n->rlog).epoch)), &lsn, e)
                  : 0;
         sequencer_set_epoch(n->sequencer, MAX(epochs_current(n->epochs).epoch, rlog_last(n->rlog).epoch));
-        if (!rc && config_sync_most(n->config))
+        if (!rc && config_sync_most(n->config)) {
             rc = pending_prepared(n, e);
-        databases_each(n->databases, mark_unproven, n);
+            databases_each(n->databases, mark_unproven, n);
+        }
         if (!rc)
             atomic_store(&n->role, NODE_PRIMARY);
     } else if (!strcmp(name, n->config->node) && epochs_current(n->epochs).epoch) {

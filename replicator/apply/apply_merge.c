@@ -219,24 +219,26 @@ static void begin_pass(struct node *n, struct part *v, struct apply_held *held, 
             v[i].rc = apply_tx_begin(n, v[i].m->db, &v[i].tx, pass, &held[i], &v[i].e);
 }
 
-static void together(struct node *n, struct part *v, struct apply_held *held, size_t count)
+/* Those that cannot be hidden. */
+static void run_alone(struct node *n, struct part *v, size_t count)
 {
-    begin_pass(n, v, held, count, APPLY_PASS_SLOW);
-    for (size_t i = 0; i < count; i++) /* what cannot be hidden: as early as may be */
+    for (size_t i = 0; i < count; i++)
         if (v[i].rc == APPLY_ALONE) {
             merge_rewind(v[i].m, NULL);
             v[i].rc = apply_tx_run(n, v[i].m->db, &v[i].tx, &v[i].e);
         }
+}
+
+static void together(struct node *n, struct part *v, struct apply_held *held, size_t count)
+{
+    begin_pass(n, v, held, count, APPLY_PASS_SLOW);
+    run_alone(n, v, count); /* as early as may be */
     begin_pass(n, v, held, count, APPLY_PASS_WAL);
     apply_tx_show(held, count);
     for (size_t i = 0; i < count; i++)
         if (held[i].db)
             v[i].rc = apply_tx_end(n, &held[i], &v[i].e);
-    for (size_t i = 0; i < count; i++)
-        if (v[i].rc == APPLY_ALONE) { /* one that leaves WAL mode */
-            merge_rewind(v[i].m, NULL);
-            v[i].rc = apply_tx_run(n, v[i].m->db, &v[i].tx, &v[i].e);
-        }
+    run_alone(n, v, count); /* one that leaves WAL mode */
 }
 
 void merges_apply(struct merges *l, struct node *n, void (*done)(void *ctx, const struct merge *m, int rc, const char *why), void *ctx)

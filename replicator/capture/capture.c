@@ -381,7 +381,7 @@ static void note_records(struct capture *c)
 static void wait_for_events(struct capture *c, uint64_t next, bool hold)
 {
     struct epoll_event ev[5];
-    bool captures = node_role(c->node) == NODE_PRIMARY || node_role(c->node) == NODE_HANDING_OVER;
+    bool captures = node_captures(c->node);
     if (hold) /* then events count again, and looks that were due */
         next = c->hold_until_ns;
     if (c->hooks_fd < 0)

@@ -25,6 +25,8 @@ void capture_notice(struct capture *c, struct database *db);
 
 /* The same without waking it: capture_wake is to follow. */
 void capture_note(struct capture *c, struct database *db);
+/* Nobody can be seen to have waited for the last transactions of db (capture_sync.c). db->lock is held, or no other thread is there yet. */
+void capture_unproven(const struct node *n, struct database *db);
 
 /* Has its thread go round. Any thread. */
 void capture_wake(struct capture *c);

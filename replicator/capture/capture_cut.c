@@ -66,12 +66,6 @@ static bool read_ends(struct capture *c)
     return moved;
 }
 
-static bool captures(const struct capture *c)
-{
-    enum node_role role = node_role(c->node);
-    return role == NODE_PRIMARY || role == NODE_HANDING_OVER;
-}
-
 /* From now on the records of this cut belong together, if there are several. */
 static void begin_group(struct capture *c)
 {
@@ -94,7 +88,7 @@ static void begin_group(struct capture *c)
 
 bool capture_cut(struct capture *c)
 {
-    if (!captures(c) || !c->hot)
+    if (!node_captures(c->node) || !c->hot)
         return false;
     c->cut++;
     bool moved = read_ends(c);
@@ -125,7 +119,7 @@ static void end_group(struct capture *c)
     uint64_t lsn;
     sequencer_group(c->node->sequencer, false);
     c->group_left = 0;
-    c->group_begun = captures(c) && sequencer_in_group(c->node->sequencer) && sequencer_append(c->node->sequencer, RECORD_NOOP, "", NULL, 0, &lsn, &e);
+    c->group_begun = node_captures(c->node) && sequencer_in_group(c->node->sequencer) && sequencer_append(c->node->sequencer, RECORD_NOOP, "", NULL, 0, &lsn, &e);
     if (c->group_begun)
         log_warn("capture", "%s", e.text); /* no room: the next record ends it */
 }
@@ -147,11 +141,11 @@ void capture_resume(struct capture *c)
 void capture_resumed(struct capture *c, bool all)
 {
     enum node_role role = node_role(c->node);
-    if (c->resuming && role == NODE_STARTING)
+    if (role == NODE_STARTING)
         c->resume_ns = now_ns() + RESUME_WAIT_NS;
-    if (!c->resuming || role == NODE_STARTING || (role != NODE_REPLICA && !all && now_ns() < c->resume_ns))
+    if (role == NODE_STARTING || (role != NODE_REPLICA && !all && now_ns() < c->resume_ns))
         return;
-    if (!all && role != NODE_REPLICA)
+    if (role != NODE_REPLICA && !all)
         metrics_add(METRIC_UNORDERED, 1);
     c->resuming = false;
     end_group(c);
@@ -161,7 +155,7 @@ bool capture_mapping(struct capture *c, uint64_t now)
 {
     bool mapping = false;
     struct capture_file *next;
-    if (!captures(c))
+    if (!node_captures(c->node))
         return false;
     for (struct capture_file *cf = c->hot; cf; cf = next) {
         next = cf->next;
@@ -180,7 +174,8 @@ bool capture_mapping(struct capture *c, uint64_t now)
     return now < c->mapping_until_ns;
 }
 
-void capture_order(struct capture *c)
+/* Captures what the cut that it takes has. */
+static void begin_order(struct capture *c)
 {
     struct capture_file *next;
     if (c->cutting || !capture_cut(c)) /* within a look: what goes before is on its way */
@@ -190,4 +185,18 @@ void capture_order(struct capture *c)
         if (cf->fresh)
             capture_step_mapped(c, cf);
     }
+}
+
+void capture_order(struct capture *c)
+{
+    begin_order(c);
+    capture_cut_end(c);
+}
+
+void capture_look_in_order(struct capture *c, struct capture_file *cf)
+{
+    capture_touch(c, cf);
+    begin_order(c);
+    capture_step(c, cf);
+    capture_cut_end(c);
 }

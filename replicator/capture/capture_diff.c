@@ -4,7 +4,7 @@
 #include "lib/log.h"
 #include "lib/util.h"
 #include "replicator/capture/capture.h"
-#include "replicator/capture/capture_private.h"
+#include "replicator/capture/capture_file.h"
 #include "replicator/metrics.h"
 #include "replicator/database/scan.h"
 #include "replicator/worker.h"
@@ -183,7 +183,7 @@ static int record_difference(struct node *n, struct database *db, struct scan *s
     else if (!rc && (tx.n_pages || st.commit != r->commit || st.txid == 0)) {
         rc = tx_record(n, db, &tx, enc, e);
         if (!rc && !db->apps_open)
-            capture_unproven(n->capture, db);
+            capture_unproven(n, db);
         *found = !rc && st.txid;
         if (!rc)
             log_debug("capture", "%s: %u of %u pages differ", db->name, tx.n_pages, r->commit);
@@ -316,7 +316,7 @@ void capture_diff_job(struct node *n, struct database *db, uint64_t attempt)
     if (life != cf->tried_life) /* patience with another file begins anew */
         attempt = 0;
     cf->tried_life = life;
-    bool go = (node_role(n) == NODE_PRIMARY || node_role(n) == NODE_HANDING_OVER) && wanted(cf);
+    bool go = node_captures(n) && wanted(cf);
     if (!go) {
         cf->mode = CAPTURE_IDLE;
         cf->diff_unwanted = false;

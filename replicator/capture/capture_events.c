@@ -157,10 +157,7 @@ static void checkpoint_done(struct capture *c, struct capture_file *cf, uint64_t
         return;
     }
     cf->deferred[cf->n_deferred++] = id;
-    capture_touch(c, cf);
-    capture_order(c);
-    capture_step(c, cf);
-    capture_cut_end(c);
+    capture_look_in_order(c, cf);
 }
 
 /* What happened while no replicator was there is not known: its pages are compared, unless its file tells that it was only read. Not at once: what was renamed

@@ -13,12 +13,6 @@
 
 #define DEPTH_MAX 32 /* of directories */
 
-static bool captures(const struct capture *c)
-{
-    enum node_role role = node_role(c->node);
-    return role == NODE_PRIMARY || role == NODE_HANDING_OVER;
-}
-
 void capture_main_changed(struct capture *c, struct capture_file *cf, bool suspect)
 {
     pthread_mutex_lock(&cf->db->lock);
@@ -96,7 +90,7 @@ void capture_unwatch(struct capture *c, struct database *db)
 
 static void watch(struct capture *c, struct database *db)
 {
-    struct capture_file *cf = db->watched || !captures(c) ? NULL : capture_file_of(c, db);
+    struct capture_file *cf = db->watched || !node_captures(c->node) ? NULL : capture_file_of(c, db);
     if (!cf)
         return;
     db->watched = true;
@@ -122,7 +116,7 @@ void capture_opened(struct capture *c, const char *name)
         return;
     db->opens_told = c->opens_told;
     set_open(c, db, true);
-    struct capture_file *cf = captures(c) ? capture_file_of(c, db) : NULL;
+    struct capture_file *cf = node_captures(c->node) ? capture_file_of(c, db) : NULL;
     if (!cf)
         return;
     if (!cf->diff_ns)
@@ -138,7 +132,7 @@ void capture_closed(struct capture *c, const char *name)
     set_open(c, db, false);
     if (node_role(c->node) == NODE_REPLICA)
         apply_idle(c->node, db);
-    struct capture_file *cf = captures(c) ? capture_file_of(c, db) : NULL;
+    struct capture_file *cf = node_captures(c->node) ? capture_file_of(c, db) : NULL;
     if (!cf)
         return;
     bool known = !cf->unwatched;
@@ -386,7 +380,7 @@ void capture_renamed(struct capture *c, const char *from, const char *to)
     const char *suffix_from = capture_companion(from, name_from), *suffix_to = capture_companion(to, name_to);
     struct stat st;
     struct err e;
-    if (!captures(c))
+    if (!node_captures(c->node))
         return;
     struct database *db = suffix_from && !*suffix_from ? databases_find(c->node->databases, name_from) : NULL;
     bool file = known_file(db) || (suffix_from && *suffix_from);
@@ -433,7 +427,7 @@ static int compare_below(void *ctx, struct database *db)
 
 void capture_exchanged(struct capture *c, const char *one, const char *other)
 {
-    if (!captures(c))
+    if (!node_captures(c->node))
         return;
     /* Rare: both are compared with what is known under their names. */
     databases_each(c->node->databases, compare_below, (void *[]){c, (void *)(uintptr_t)one});
@@ -584,7 +578,7 @@ void capture_rescan(struct capture *c)
 {
     struct rescan r = {.c = c};
     c->rescan_ns = 0;
-    if (node_role(c->node) != NODE_PRIMARY && node_role(c->node) != NODE_HANDING_OVER) /* that: also who steps down at its start (startup_step_down) */
+    if (!node_captures(c->node)) /* that: also who steps down at its start (startup_step_down) */
         return;
     databases_each(c->node->databases, note_missing, &r);
     if (r.n)

@@ -108,9 +108,10 @@ bool capture_cut(struct capture *c);
 void capture_cut_end(struct capture *c);
 /* What the cut has of cf is captured now. */
 void capture_cut_takes(struct capture *c, struct capture_file *cf);
-/* Everything that was committed before this call, in databases whose WAL is open, goes into the log: before something that is captured outside of a round. The cut is valid until
- * capture_cut_end. No lock is held. */
+/* Everything that was committed before this call, in databases whose WAL is open, goes into the log: before something that is captured outside of a round. No lock is held. */
 void capture_order(struct capture *c);
+/* The same, and a look at cf, for what it has in the same cut. */
+void capture_look_in_order(struct capture *c, struct capture_file *cf);
 /* A WAL is just being opened in which there may be what others stand on: looks had better wait, until c->mapping_until_ns at the latest. */
 bool capture_mapping(struct capture *c, uint64_t now);
 /* At the start: what is captured first is a group (resuming); and after each round: all: everything is captured, the group ends. */
@@ -132,8 +133,6 @@ void capture_opening_step(struct capture *c, struct capture_file *cf);
 void capture_opening_pass_on(struct capture *c, struct capture_file *cf);
 /* When the open that waits has waited too long; UINT64_MAX: none does. */
 uint64_t capture_opening_ns(const struct capture *c, const struct capture_file *cf);
-/* A record of transactions was written that nobody can be seen to have waited for. db->lock is held. */
-void capture_unproven(struct capture *c, struct database *db);
 /* Part of a look, db->lock held: everything that is published as h says is captured. True: a hook was looked at. */
 bool capture_sync_step(struct capture *c, struct capture_file *cf, const struct walindex_header *h);
 /* The same for a file whose WAL is not open, or could not be captured. */

@@ -183,7 +183,7 @@ static int catch_up(struct capture *c, struct capture_file *cf, struct walindex_
         if (!rc)
             capture_sync_published(c, cf, h);
         if (!rc && !cf->view.index)
-            capture_unproven(c, db);
+            capture_unproven(c->node, db);
         if (rc == ERR_AGAIN_LATER)
             cf->end_cut = 0; /* it is not that any more */
         if (rc == -ENOSPC || rc == -EDQUOT) {
@@ -281,9 +281,8 @@ void capture_step_mapped(struct capture *c, struct capture_file *cf)
 void capture_step(struct capture *c, struct capture_file *cf)
 {
     struct database *db = cf->db;
-    enum node_role role = node_role(c->node);
     cf->dirty = false;
-    if (role != NODE_PRIMARY && role != NODE_HANDING_OVER) {
+    if (!node_captures(c->node)) {
         cf->look_ns = cf->diff_ns = 0;
         capture_opening_pass_on(c, cf);
         pthread_mutex_lock(&db->lock);
@@ -332,11 +331,9 @@ void capture_step(struct capture *c, struct capture_file *cf)
 
 void capture_wal_vanishes(struct capture *c, struct capture_file *cf)
 {
-    enum node_role role = node_role(c->node);
-    if (role != NODE_PRIMARY && role != NODE_HANDING_OVER)
+    if (!node_captures(c->node))
         return;
     capture_order(c);
-    capture_cut_end(c);
     pthread_mutex_lock(&cf->db->lock);
     if (cf->mode == CAPTURE_MAPPED) {
         struct walindex_header h;
@@ -391,11 +388,9 @@ void capture_journal_ends(struct capture *c, struct capture_file *cf, struct jou
     struct database *db = cf->db;
     struct err e = {0};
     enum journal_proof proof;
-    enum node_role role = node_role(c->node);
-    if (role != NODE_PRIMARY && role != NODE_HANDING_OVER)
+    if (!node_captures(c->node))
         return;
     capture_order(c);
-    capture_cut_end(c);
     pthread_mutex_lock(&db->lock);
     bool in_wal = cf->mode == CAPTURE_MAPPED || (cf->mode == CAPTURE_MAPPING && walview_exists(c->node, db));
     end->anew = cf->anew && cf->suspect; /* of another file that SQLite writes to nothing is missing any more */

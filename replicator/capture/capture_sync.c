@@ -279,8 +279,7 @@ void capture_sync_published(struct capture *c, struct capture_file *cf, const st
 
 void capture_wal_sync(struct capture *c, struct capture_file *cf, uint64_t hook)
 {
-    enum node_role role = node_role(c->node);
-    if ((role != NODE_PRIMARY && role != NODE_HANDING_OVER) || !config_sync_replicas(c->node->config, cf->db->name)) {
+    if (!node_captures(c->node) || !config_sync_replicas(c->node->config, cf->db->name)) {
         hooks_answer(c->node->hooks, hook, 0, NULL);
         return;
     }
@@ -288,10 +287,7 @@ void capture_wal_sync(struct capture *c, struct capture_file *cf, uint64_t hook)
         hooks_answer(c->node->hooks, cf->sync_hook, EIO, NULL);
     cf->sync_hook = hook;
     cf->sync_ns = now_ns();
-    capture_touch(c, cf);
-    capture_order(c);
-    capture_step(c, cf);
-    capture_cut_end(c);
+    capture_look_in_order(c, cf);
 }
 
 /* The transaction is one of several databases, and its commit was the end of the super-journal that this journal names (file format §3): SQLite does not
@@ -310,17 +306,15 @@ static bool part_of_several(const struct node *n, const struct database *db)
 bool capture_journal_sync(struct capture *c, struct capture_file *cf, uint64_t hook)
 {
     struct database *db = cf->db;
-    enum node_role role = node_role(c->node);
     uint64_t lsn = 0;
     struct err e = {0};
-    unsigned replicas = role == NODE_PRIMARY || role == NODE_HANDING_OVER ? sync_wanted(c->node->sync, db) : 0;
+    unsigned replicas = node_captures(c->node) ? sync_wanted(c->node->sync, db) : 0;
     if (!replicas || cf->anew) {
         if (config_sync_replicas(c->node->config, db->name)) /* also at the last moment before the fence */
             metrics_add(METRIC_SYNC_ASYNC, 1);
         return false;
     }
     capture_order(c);
-    capture_cut_end(c);
     pthread_mutex_lock(&db->lock);
     bool in_wal = cf->mode == CAPTURE_MAPPED || (cf->mode == CAPTURE_MAPPING && walview_exists(c->node, db));
     int rc = in_wal ? 1 : capture_journal_prepare(c->journal, c->node, db, cf->suspect, &lsn, &e);
@@ -399,9 +393,9 @@ void capture_sync_due(struct capture *c)
  * it is captured from the frames, and then the open waits until replicas have it, as its commit would have. Otherwise a reader might see what this node alone has, and takes with it.
  * What this process has not seen become published is *unproven*: at the start, what the database holds; later, what was captured while no wal-index said what is published. */
 
-void capture_unproven(struct capture *c, struct database *db)
+void capture_unproven(const struct node *n, struct database *db)
 {
-    if (config_sync_replicas(c->node->config, db->name))
+    if (config_sync_replicas(n->config, db->name))
         db->unproven = database_dbstate(db)->lsn;
 }
 
@@ -416,10 +410,7 @@ void capture_opening(struct capture *c, struct capture_file *cf, uint64_t hook)
         hooks_answer(c->node->hooks, cf->open_hook, EAGAIN, NULL);
     cf->open_hook = hook;
     cf->open_ns = now_ns();
-    capture_touch(c, cf);
-    capture_order(c);
-    capture_step(c, cf);
-    capture_cut_end(c);
+    capture_look_in_order(c, cf);
 }
 
 void capture_opening_pass_on(struct capture *c, struct capture_file *cf)

@@ -265,22 +265,21 @@ static int write_out(struct rlog *l, struct err *e)
     return 0;
 }
 
-static void publish(struct rlog *l)
+/* The records from first to last, size bytes with their headers, are whole in the newest segment: readers may have them. */
+static void publish(struct rlog *l, const struct record_head *first, const struct record_head *last, int64_t size)
 {
-    int64_t size = (int64_t)(l->head_size + l->payload_len);
     pthread_mutex_lock(&l->lock);
     struct rlog_segment *s = rlog_newest(l);
     if (s->end == 0)
-        s->first_us = l->head.timestamp;
+        s->first_us = first->timestamp;
     else
-        rlog_index_note(&s->index, l->head.pos.lsn, s->end);
+        rlog_index_note(&s->index, first->pos.lsn, s->end);
     s->end += size;
-    s->last = l->head.pos.lsn;
-    l->last = l->head.pos;
+    s->last = last->pos.lsn;
+    l->last = last->pos;
     l->bytes += (uint64_t)size;
     pthread_mutex_unlock(&l->lock);
-    l->in_group = l->head.flags & RECORD_MORE;
-    l->begun = false;
+    l->in_group = last->flags & RECORD_MORE;
 }
 
 int rlog_commit(struct rlog *l, struct err *e)
@@ -288,11 +287,13 @@ int rlog_commit(struct rlog *l, struct err *e)
     if (!l->begun)
         return err_set(e, -EINVAL, "%s: no record is being written", l->dir);
     int rc = write_out(l, e);
-    if (rc < 0)
+    if (rc < 0) {
         rlog_abort(l);
-    else
-        publish(l);
-    return rc;
+        return rc;
+    }
+    publish(l, &l->head, &l->head, (int64_t)(l->head_size + l->payload_len));
+    l->begun = false;
+    return 0;
 }
 
 int rlog_commit_expect(struct rlog *l, uint32_t payload_len, uint32_t payload_crc, struct err *e)
@@ -375,17 +376,6 @@ int rlog_append_group(struct rlog *l, const uint8_t *bytes, size_t n, struct err
         (void)rlog_tail_clean(l, &ignored);
         return rc;
     }
-    pthread_mutex_lock(&l->lock);
-    struct rlog_segment *s = rlog_newest(l);
-    if (s->end == 0)
-        s->first_us = first.timestamp;
-    else
-        rlog_index_note(&s->index, first.pos.lsn, s->end);
-    s->end += (int64_t)n;
-    s->last = last.pos.lsn;
-    l->last = last.pos;
-    l->bytes += n;
-    pthread_mutex_unlock(&l->lock);
-    l->in_group = last.flags & RECORD_MORE;
+    publish(l, &first, &last, (int64_t)n);
     return 0;
 }
